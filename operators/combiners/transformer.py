@@ -1,0 +1,72 @@
+"""The transformer combiner (Mirasol3B, section 3.2): m learned tokens after [video | audio], their outputs kept.
+
+Shapes: B lanes, N feature tokens, m combined tokens, P history snippets, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from longtake.operators.combiners.base import Combiner, Features
+from longtake.operators.config import ModelConfig
+from longtake.operators.layers import Block, key_bias, sinusoid
+
+
+class TransformerCombiner(Combiner):
+    """A transformer over [earlier combined tokens | video | audio | m learned tokens]; the last m outputs are kept.
+
+    Scope `current` sees one snippet. Scope `all_so_far` also reads the combined tokens of up to `history` snippets
+    before it: the carried memory is one row that counts them and `history * m` rows that hold them, newest last.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        width = config.width
+        self.history = config.combiner.history if config.combiner.scope == "all_so_far" else 0
+        self.queries_mD = nn.Parameter(torch.randn(self.tokens, width) * 0.02)
+        self.source_3D = nn.Parameter(torch.randn(3, width) * 0.02)  # added to video, audio, history
+        if config.combiner.transformer.depth < 1:
+            raise ValueError("the transformer combiner needs depth >= 1")
+        self.blocks = nn.ModuleList(
+            Block(width, config.combiner.transformer) for _ in range(config.combiner.transformer.depth)
+        )
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+
+    def initial_memory(self, lanes: int) -> Tensor:
+        rows = 1 + self.history * self.tokens if self.history else 0
+        return torch.zeros(lanes, rows, self.config.width, device=self.queries_mD.device)
+
+    def forward(self, features: Features, memory_BKD: Tensor, start_s_B: Tensor) -> tuple[Tensor, Tensor]:
+        lanes = len(features.video_BND)
+        parts = [
+            features.video_BND + self.source_3D[0],
+            features.audio_BND + self.source_3D[1],
+            self.queries_mD.expand(lanes, -1, -1),
+        ]
+        visible_Bm = features.video_mask_BN.new_ones(lanes, self.tokens)
+        masks = [features.video_mask_BN, features.audio_mask_BN, visible_Bm]
+        if self.history:
+            past_BSD, past_mask_BS = self._history(memory_BKD)
+            parts.insert(0, past_BSD.to(features.video_BND.dtype))
+            masks.insert(0, past_mask_BS)
+        x_BND = torch.cat(parts, dim=1)
+        bias = key_bias(torch.cat(masks, dim=1), x_BND.dtype)
+        for block in self.blocks[:-1]:
+            x_BND = block(x_BND, bias)
+        tokens_BmD = self.norm(self.blocks[-1].select_last(x_BND, self.tokens, bias))
+        return tokens_BmD, self._remember(memory_BKD, tokens_BmD)
+
+    def _history(self, memory_BKD: Tensor) -> tuple[Tensor, Tensor]:
+        """The remembered tokens with their age added, and which of them are there yet."""
+        rows = self.history * self.tokens
+        # Age in snippets of each row: the newest, at the end, is 1 snippet old.
+        age_S = (self.history - torch.arange(rows, device=memory_BKD.device) // self.tokens).float()
+        mask_BS = age_S <= memory_BKD[:, 0, :1]
+        return memory_BKD[:, 1:] + sinusoid(age_S, self.config.width) + self.source_3D[2].float(), mask_BS
+
+    def _remember(self, memory_BKD: Tensor, tokens_BmD: Tensor) -> Tensor:
+        if not self.history:
+            return memory_BKD
+        kept_BSD = torch.cat([memory_BKD[:, 1 + self.tokens :], tokens_BmD.float()], dim=1)
+        return torch.cat([memory_BKD[:, :1] + 1.0, kept_BSD], dim=1)

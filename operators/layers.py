@@ -1,0 +1,106 @@
+"""Transformer parts that the encoders, the combiners and the latent model share.
+
+Shapes: B batch, N queries, S keys, D width, H heads, E head width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from longtake.operators.config import TransformerConfig
+
+# Added to the logits of keys that a query must not see. Finite, so that a row with no visible key gives a mean and
+# not NaN; such rows belong to padding and are never read.
+MASKED = -1e9
+
+
+def key_bias(mask_BS: Tensor, dtype: torch.dtype) -> Tensor:
+    """An additive attention bias from a key mask (True = visible); [B, 1, 1, S]."""
+    return torch.zeros_like(mask_BS, dtype=dtype).masked_fill(~mask_BS, MASKED)[:, None, None, :]
+
+
+class Attention(nn.Module):
+    """Multi-head attention with biased projections; self-attention where `source` is not given."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} does not divide into {heads} heads")
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, x_BND: Tensor, source_BSD: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """Attend from `x_BND` to `source_BSD`; `bias` broadcasts to [B, H, N, S]."""
+        source_BSD = x_BND if source_BSD is None else source_BSD
+        q_BHNE = self.split(self.query(x_BND))
+        k_BSD, v_BSD = self.key_value(source_BSD).chunk(2, dim=-1)
+        if bias is not None:
+            bias = bias.to(q_BHNE.dtype)
+        out_BHNE = F.scaled_dot_product_attention(q_BHNE, self.split(k_BSD), self.split(v_BSD), attn_mask=bias)
+        return self.output(out_BHNE.transpose(1, 2).flatten(2))
+
+    def split(self, x_BND: Tensor) -> Tensor:
+        """[B, N, D] to [B, H, N, E]."""
+        return x_BND.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class MLP(nn.Module):
+    """Two dense layers with a tanh GELU between them."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer layer."""
+
+    def __init__(self, width: int, config: TransformerConfig) -> None:
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(width, eps=1e-6)
+        self.attention = Attention(width, config.heads)
+        self.norm_mlp = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = MLP(width, int(width * config.mlp_ratio))
+
+    def forward(self, x_BND: Tensor, bias: Tensor | None = None) -> Tensor:
+        x_BND = x_BND + self.attention(self.norm_attention(x_BND), bias=bias)
+        return x_BND + self.mlp(self.norm_mlp(x_BND))
+
+    def select_last(self, x_BND: Tensor, count: int, bias: Tensor | None = None) -> Tensor:
+        """The layer's last `count` outputs alone: every token is a key, only the last ones are queries."""
+        normed_BND = self.norm_attention(x_BND)
+        last_BKD = x_BND[:, -count:]
+        last_BKD = last_BKD + self.attention(normed_BND[:, -count:], normed_BND, bias)
+        return last_BKD + self.mlp(self.norm_mlp(last_BKD))
+
+
+class Transformer(nn.Module):
+    """`depth` blocks and a final LayerNorm."""
+
+    def __init__(self, width: int, config: TransformerConfig) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(width, config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+
+    def forward(self, x_BND: Tensor, bias: Tensor | None = None) -> Tensor:
+        for block in self.blocks:
+            x_BND = block(x_BND, bias)
+        return self.norm(x_BND)
+
+
+def sinusoid(positions: Tensor, width: int, longest: float = 10_000.0) -> Tensor:
+    """Fixed sin/cos features of real-valued positions: [...] to float32 [..., width] (width even)."""
+    if width % 2:
+        raise ValueError(f"sinusoidal features need an even width, not {width}")
+    half = width // 2
+    rates = longest ** (-torch.arange(half, dtype=torch.float32, device=positions.device) / half)
+    angles = positions.float()[..., None] * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
