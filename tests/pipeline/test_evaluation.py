@@ -1,0 +1,180 @@
+"""The table of an evaluation: intervals, baselines and moments, against values known beforehand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from longtake.operators.errors import InputError
+from longtake.pipeline.evaluation import (
+    Question,
+    judge,
+    majority_guesses,
+    question_only_guesses,
+    read_questions,
+    summarise,
+    wilson_interval,
+)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    start_s: float
+    stop_s: float
+
+
+def asked(video: str, question: str, answer: str, kind: str = "needle", **times: float) -> Question:
+    return Question(video=video, question=question, answer=answer, kind=kind, **times)
+
+
+@pytest.mark.parametrize(
+    ("successes", "count", "low", "high"),
+    [
+        # Newcombe 1998 (Statistics in Medicine 17), table I, method 3.
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_interval_agrees_with_the_published_table(successes: int, count: int, low: float, high: float) -> None:
+    assert wilson_interval(successes, count) == pytest.approx((low, high), abs=5e-5)
+
+
+@given(st.integers(1, 5000).flatmap(lambda count: st.tuples(st.integers(0, count), st.just(count))))
+def test_wilson_interval_holds_the_share_and_mirrors(case: tuple[int, int]) -> None:
+    successes, count = case
+    low, high = wilson_interval(successes, count)
+    assert 0 <= low <= successes / count <= high <= 1
+    assert high - low < wilson_interval(0, 1)[1] or count == 1
+    mirrored_low, mirrored_high = wilson_interval(count - successes, count)
+    assert (1 - mirrored_high, 1 - mirrored_low) == pytest.approx((low, high), abs=1e-12)
+
+
+def test_wilson_interval_of_nothing_and_of_nonsense() -> None:
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+    with pytest.raises(ValueError, match="3 successes of 2"):
+        wilson_interval(3, 2)
+
+
+def test_majority_is_the_commonest_answer_of_the_kind() -> None:
+    questions = [
+        asked("a", "what?", "Red"),
+        asked("b", "what?", "red."),
+        asked("c", "what?", "blue"),
+        asked("a", "how many?", "3", "count"),
+    ]
+    assert majority_guesses(questions) == ["red", "red", "red", "3"]
+
+
+def test_question_only_never_sees_the_video_that_it_guesses_about() -> None:
+    # In video a the answer to "x?" is always red, elsewhere always blue: only someone who saw a would say red.
+    questions = [
+        asked("a", "x?", "red"),
+        asked("a", "x?", "red"),
+        asked("a", "x?", "red"),
+        asked("b", "x?", "blue"),
+        asked("c", "x?", "blue"),
+    ]
+    assert question_only_guesses(questions) == ["blue", "blue", "blue", "red", "red"]
+
+
+def test_question_only_falls_back_to_the_kind_and_then_to_no_guess() -> None:
+    questions = [
+        asked("a", "only in a?", "red"),
+        asked("b", "other?", "green"),
+        asked("c", "other?", "green"),
+        asked("a", "alone in its kind?", "2", "count"),
+    ]
+    assert question_only_guesses(questions) == ["green", "green", "green", ""]
+
+
+def test_question_only_finds_an_answer_that_the_words_give_away() -> None:
+    questions = [
+        asked(video, f"is it {word}?", answer, "exists")
+        for video in ("a", "b", "c")
+        for word, answer in (("day", "yes"), ("night", "no"))
+    ]
+    judged = judge(questions, [("yes", 0.5, [])] * len(questions))
+    (score,) = summarise(judged).kinds
+    assert (score.accuracy, score.majority, score.question_only) == (0.5, 0.5, 1.0)
+
+
+def test_table_counts_kinds_spans_nothing_and_moments() -> None:
+    questions = [
+        asked("a", "flash?", "star", start_s=10, stop_s=12),
+        asked("a", "flash in this part?", "nothing", from_s=0, to_s=5),
+        asked("b", "flash?", "moon", start_s=3, stop_s=5),
+        asked("b", "horn?", "red", "bind", start_s=7, stop_s=8),
+        asked("b", "first?", "sun", "first", start_s=1, stop_s=2),
+    ]
+    answers = [
+        ("Star", 0.9, [Stretch(11.9, 14), Stretch(0, 1)]),
+        ("nothing", 0.8, []),
+        ("sun", 0.4, [Stretch(5, 6), Stretch(3, 5)]),
+        ("red", 0.7, []),
+        ("sun", 0.9, [Stretch(40, 41)]),
+    ]
+    result = summarise(judge(questions, answers))
+    assert result.videos == 2
+    assert [(s.name, s.correct, s.count) for s in result.kinds] == [("needle", 2, 3), ("bind", 1, 1), ("first", 1, 1)]
+    assert [(s.name, s.correct, s.count) for s in result.groups] == [
+        ("all", 4, 5),
+        ("first/last", 1, 1),
+        ("span questions", 1, 1),
+        ("answer is nothing", 1, 1),
+    ]
+    # Only the strongest moment counts, touching ends do not overlap, and no moment at all is a miss.
+    assert [(s.name, s.correct, s.count) for s in result.moments] == [
+        ("top moment: needle", 1, 2),
+        ("top moment: bind", 0, 1),
+    ]
+    assert "judged" not in result.to_dict()
+    assert len(json.loads(json.dumps(result.to_dict(with_answers=True)))["judged"]) == 5
+
+
+ROW = {"video": "v.mp4", "question": "q?", "answer": "a", "kind": "needle"}
+
+
+def test_questions_are_read_with_unknown_fields_and_blank_lines(tmp_path: Path) -> None:
+    path = tmp_path / "questions.jsonl"
+    path.write_text(json.dumps({**ROW, "seed": 3, "start_s": 1, "stop_s": 2.5}) + "\n\n" + json.dumps(ROW) + "\n")
+    first, second = read_questions(path)
+    assert (first.start_s, first.stop_s, first.has_span) == (1, 2.5, False)
+    assert second.start_s is None
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{", "Expecting property name"),
+        ("[]", "a question is a JSON object, not list"),
+        (
+            json.dumps({"video": "v", "question": "q", "kind": "k"}),
+            "missing 1 required keyword-only argument: 'answer'",
+        ),
+        (json.dumps({**ROW, "answer": 3}), "answer must be a text, not 3"),
+        (json.dumps({**ROW, "start_s": 3}), "both be given or both be null"),
+        (json.dumps({**ROW, "start_s": 3, "stop_s": 3}), "stop_s 3 must be after start_s 3"),
+        (json.dumps({**ROW, "from_s": True}), "from_s must be a number of seconds or null, not True"),
+    ],
+)
+def test_a_bad_line_is_named_with_its_reason(tmp_path: Path, line: str, reason: str) -> None:
+    path = tmp_path / "questions.jsonl"
+    path.write_text(json.dumps(ROW) + "\n" + line + "\n")
+    with pytest.raises(InputError, match="line 2") as caught:
+        read_questions(path)
+    assert reason in str(caught.value)
+
+
+def test_a_file_that_is_missing_or_empty_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot read the questions"):
+        read_questions(tmp_path / "none.jsonl")
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(InputError, match="holds no question"):
+        read_questions(tmp_path / "empty.jsonl")
