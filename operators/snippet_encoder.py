@@ -1,0 +1,74 @@
+"""From snippets to tokens, in lanes: what indexing runs on a GPU or the CPU.
+
+Shapes: L lanes, F pictures, H rows, W columns, A mel frames, M mels, m tokens, K memory rows, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from longtake.operators.model import LongTakeModel
+
+
+class SnippetEncoder:
+    """Encodes and combines one snippet of each of `lanes` videos a step.
+
+    A step always has the same batch shape; rows without work are padded. So what a video's tokens are does not
+    depend on which other videos run beside it, and a resumed video gets the same tokens.
+    """
+
+    def __init__(
+        self,
+        model: LongTakeModel,
+        *,
+        lanes: int,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if lanes < 1:
+            raise ValueError(f"an encoder needs at least 1 lane, not {lanes}")
+        self.lanes = lanes
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.model = model.to(device=self.device, dtype=dtype).eval()
+
+    def initial_memory(self) -> Tensor:
+        """The combiner's memory before a video's first snippet, float32 [K, D] on the CPU."""
+        with torch.inference_mode():
+            return self.model.combiner.initial_memory(1)[0].float().cpu().clone()
+
+    def step(
+        self,
+        frames_LFHWC: Tensor,
+        frame_mask_LF: Tensor,
+        mel_LAM: Tensor,
+        mel_mask_LA: Tensor,
+        start_s_L: Tensor,
+        memory_LKD: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Encode one snippet a lane.
+
+        Args:
+            frames_LFHWC: uint8 pictures. frame_mask_LF: bool, all False on an idle lane.
+            mel_LAM: float32 log-mel. mel_mask_LA: bool, False where there is no sound.
+            start_s_L: float32, each snippet's start on its video's clock, seconds.
+            memory_LKD: float32, each lane's carried memory.
+        Returns:
+            tokens float32 [L, m, D] and memory float32 [L, K, D], both on the CPU.
+        Raises:
+            ValueError: another number of rows than the encoder has lanes.
+        """
+        if len(frames_LFHWC) != self.lanes:
+            raise ValueError(f"{len(frames_LFHWC)} rows for an encoder of {self.lanes} lanes; pad idle lanes")
+        with torch.inference_mode():
+            features = self.model.features(
+                frames_LFHWC.to(self.device),
+                frame_mask_LF.to(self.device),
+                mel_LAM.to(self.device),
+                mel_mask_LA.to(self.device),
+            )
+            tokens_LmD, memory_LKD = self.model.combiner(
+                features, memory_LKD.to(self.device), start_s_L.to(self.device)
+            )
+            return tokens_LmD.float().cpu(), memory_LKD.float().cpu()

@@ -1,0 +1,219 @@
+"""The text decoder: a Llama-style transformer that reads a question and cross-attends to a video's latents.
+
+RMSNorm (eps 1e-5), rotary positions, grouped-query self-attention, SwiGLU and untied output embedding (Llama 2, arXiv
+2307.09288, section 2.2). Each layer's cross-attention sees the latents that the mask allows, and one learned
+"nowhere" key beside them, so that a question about something that never happened has a place to look at.
+
+Shapes: B sequences, L text tokens, T snippets, m tokens a snippet, N = T * m latents, D text width, H heads,
+E head width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from longtake.operators.config import ModelConfig
+from longtake.operators.latent import rotary_angles, rotate
+from longtake.operators.layers import MASKED
+
+# The clock of the cross-attention's time slopes: one unit is this many snippets.
+SLOPE_SNIPPETS = 16.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """A video's latents as the cross-attention of every layer reads them: keys and values, computed once."""
+
+    keys_BHNE: tuple[Tensor, ...]
+    values_BHNE: tuple[Tensor, ...]
+    # Additive bias [B, 1, 1, 1 + N]: hidden latents (outside the asked span, padding) carry a large negative number.
+    bias: Tensor
+
+    def select(self, index: Tensor) -> Context:
+        """The contexts of rows `index` (videos may repeat: several questions share one video)."""
+        return Context(
+            keys_BHNE=tuple(k[index] for k in self.keys_BHNE),
+            values_BHNE=tuple(v[index] for v in self.values_BHNE),
+            bias=self.bias[index],
+        )
+
+
+class CrossAttention(nn.Module):
+    """Attention from text to latents, with a learned "nowhere" key and a time slope that the query sets."""
+
+    def __init__(self, width: int, source: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width, bias=False)
+        self.key_value = nn.Linear(source, 2 * width, bias=False)
+        self.output = nn.Linear(width, width, bias=False)
+        head = width // heads
+        self.nowhere_key_HE = nn.Parameter(torch.zeros(heads, head))
+        self.nowhere_value_HE = nn.Parameter(torch.zeros(heads, head))
+        # Keys get (time / SLOPE_SNIPPETS) * slope: a query along it prefers later or earlier snippets.
+        self.slope_HE = nn.Parameter(torch.randn(heads, head) * 0.02)
+
+    def context(self, latents_BTmD: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the latents, "nowhere" first; [B, H, 1 + N, E] each."""
+        batch, snippets, tokens, _ = latents_BTmD.shape
+        k, v = self.key_value(latents_BTmD.flatten(1, 2)).chunk(2, dim=-1)
+        k, v = (rearrange(x, "b n (h e) -> b h n e", h=self.heads) for x in (k, v))
+        time_N = torch.arange(snippets, device=k.device).repeat_interleave(tokens) / SLOPE_SNIPPETS
+        k = k + (time_N[:, None] * self.slope_HE[:, None]).to(k.dtype)
+        first_k = self.nowhere_key_HE[None, :, None].expand(batch, -1, -1, -1).to(k.dtype)
+        first_v = self.nowhere_value_HE[None, :, None].expand(batch, -1, -1, -1).to(v.dtype)
+        return torch.cat([first_k, k], dim=2), torch.cat([first_v, v], dim=2)
+
+    def forward(
+        self, x_BLD: Tensor, keys_BHNE: Tensor, values_BHNE: Tensor, bias: Tensor, want_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend; the weights [B, H, L, 1 + N] in float32 come back where they are wanted."""
+        q_BHLE = rearrange(self.query(x_BLD), "b l (h e) -> b h l e", h=self.heads)
+        if not want_weights:
+            out = F.scaled_dot_product_attention(q_BHLE, keys_BHNE, values_BHNE, attn_mask=bias.to(q_BHLE.dtype))
+            return self.output(rearrange(out, "b h l e -> b l (h e)")), None
+        logits = (q_BHLE @ keys_BHNE.transpose(-1, -2)).float() * q_BHLE.shape[-1] ** -0.5 + bias.float()
+        weights_BHLN = logits.softmax(dim=-1)
+        out = weights_BHLN.to(values_BHNE.dtype) @ values_BHNE
+        return self.output(rearrange(out, "b h l e -> b l (h e)")), weights_BHLN
+
+
+class SelfAttention(nn.Module):
+    """Causal grouped-query attention with rotary positions."""
+
+    def __init__(self, width: int, heads: int, kv_heads: int) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_width = heads, kv_heads, width // heads
+        self.query = nn.Linear(width, width, bias=False)
+        self.key_value = nn.Linear(width, 2 * kv_heads * self.head_width, bias=False)
+        self.output = nn.Linear(width, width, bias=False)
+
+    def forward(self, x_BLD: Tensor, rotary: tuple[Tensor, Tensor], past: list[Tensor] | None) -> Tensor:
+        q = rearrange(self.query(x_BLD), "b l (h e) -> b h l e", h=self.heads)
+        k, v = rearrange(self.key_value(x_BLD), "b l (two h e) -> two b h l e", two=2, h=self.kv_heads)
+        q, k = rotate(q, rotary), rotate(k, rotary)
+        before = 0
+        if past is not None:
+            if past:
+                before = past[0].shape[2]
+                k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+            past[:] = [k, v]
+        groups = self.heads // self.kv_heads
+        k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
+        length = q.shape[2]
+        mask = None
+        if before and length > 1:
+            mask = torch.ones(length, before + length, dtype=torch.bool, device=q.device).tril(before)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=not before and length > 1)
+        return self.output(rearrange(out, "b h l e -> b l (h e)"))
+
+
+class SwiGLU(nn.Module):
+    """The gated MLP of Llama: down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+
+class TextLayer(nn.Module):
+    """Self-attention, cross-attention to the latents, gated MLP; RMSNorm before each."""
+
+    def __init__(self, width: int, source: int, config: ModelConfig) -> None:
+        super().__init__()
+        text = config.text
+        self.norm_self = nn.RMSNorm(width, eps=1e-5)
+        self.self_attention = SelfAttention(width, text.transformer.heads, text.kv_heads)
+        self.norm_cross = nn.RMSNorm(width, eps=1e-5)
+        self.cross_attention = CrossAttention(width, source, text.transformer.heads)
+        self.norm_mlp = nn.RMSNorm(width, eps=1e-5)
+        self.mlp = SwiGLU(width, int(width * text.transformer.mlp_ratio))
+
+
+class TextDecoder(nn.Module):
+    """Text tokens and latents to next-token logits, and where the last layer looked."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        text = config.text
+        width = text.width or config.width
+        self.config = text
+        self.embedding = nn.Embedding(text.vocabulary, width)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        self.norm_latents = nn.RMSNorm(config.width, eps=1e-5)
+        self.layers = nn.ModuleList(TextLayer(width, config.width, config) for _ in range(text.transformer.depth))
+        self.norm = nn.RMSNorm(width, eps=1e-5)
+        self.head = nn.Linear(width, text.vocabulary, bias=False)
+        # The heads of the last layer whose attention is the evidence: the first half.
+        self.evidence_heads = max(1, text.transformer.heads // 2)
+
+    def context(self, latents_BTmD: Tensor, span_mask_BT: Tensor) -> Context:
+        """Prepare a video's latents for any number of questions.
+
+        Args:
+            latents_BTmD: the latent model's output.
+            span_mask_BT: bool, the snippets that may be looked at.
+        """
+        normed = self.norm_latents(latents_BTmD)
+        pairs = [layer.cross_attention.context(normed) for layer in self.layers]
+        return Context(
+            keys_BHNE=tuple(k for k, _ in pairs),
+            values_BHNE=tuple(v for _, v in pairs),
+            bias=span_bias(span_mask_BT, latents_BTmD.shape[2]),
+        )
+
+    def forward(
+        self, ids_BL: Tensor, context: Context, past: list[list[Tensor]] | None = None, want_weights: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Next-token logits.
+
+        Args:
+            ids_BL: int64 token ids; with `past`, the tokens that follow those given before.
+            context: of the same B rows.
+            past: one list a layer, empty at first: the keys and values of earlier text.
+            want_weights: also return the evidence, the last layer's attention averaged over the evidence heads.
+        Returns:
+            logits [B, L, V] and, where wanted, float32 weights [B, L, 1 + N], "nowhere" first.
+        Raises:
+            ValueError: the text is longer than the config's context.
+        """
+        before = past[0][0].shape[2] if past and past[0] else 0
+        length = ids_BL.shape[1]
+        if before + length > self.config.context:
+            raise ValueError(f"the text has {before + length} tokens; the model reads at most {self.config.context}")
+        head_width = self.layers[0].self_attention.head_width
+        positions = torch.arange(before, before + length, device=ids_BL.device)
+        rotary = rotary_angles(positions, head_width, self.config.rope_theta)
+        x = self.embedding(ids_BL)
+        weights = None
+        for number, layer in enumerate(self.layers):
+            x = x + layer.self_attention(layer.norm_self(x), rotary, past[number] if past is not None else None)
+            last = number == len(self.layers) - 1
+            cross, weights = layer.cross_attention(
+                layer.norm_cross(x),
+                context.keys_BHNE[number],
+                context.values_BHNE[number],
+                context.bias,
+                want_weights and last,
+            )
+            x = x + cross
+            x = x + layer.mlp(layer.norm_mlp(x))
+        evidence = weights[:, : self.evidence_heads].mean(dim=1) if weights is not None else None
+        return self.head(self.norm(x)), evidence
+
+
+def span_bias(span_mask_BT: Tensor, tokens: int) -> Tensor:
+    """The additive bias of a span mask, "nowhere" always visible; float32 [B, 1, 1, 1 + T * tokens]."""
+    hidden_BN = ~span_mask_BT.repeat_interleave(tokens, dim=1)
+    bias = torch.zeros(hidden_BN.shape, device=hidden_BN.device).masked_fill(hidden_BN, MASKED)
+    return F.pad(bias, (1, 0))[:, None, None, :]
