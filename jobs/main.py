@@ -14,7 +14,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn, Protocol, TypeAlias, cast
+from typing import Any, NoReturn, Protocol, TypeAlias, cast
 
 import longtake
 from longtake.operators.errors import InputError, LongTakeError
@@ -89,7 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
         module = _command(name)
         if module is None:
             continue
-        module.add_parser(subparsers)
+        module.add_parser(cast(Any, subparsers))
         command = "jobs" if name == "jobs_list" else name
         subparser = subparsers.choices[command]
         subparser.add_argument(
