@@ -54,9 +54,7 @@ class Combiner(nn.Module, ABC):
     def forward(self, features: Features, memory_BKD: Tensor, start_s_B: Tensor) -> tuple[Tensor, Tensor]:
         """Combine one snippet a lane: tokens [B, m, D] and the next memory, float32 [B, K, D]."""
 
-    def sequence(
-        self, features: Features, memory_BKD: Tensor, start_s_BT: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def sequence(self, features: Features, memory_BKD: Tensor, start_s_BT: Tensor) -> tuple[Tensor, Tensor]:
         """Combine T snippets a lane, given as features of [B * T] snippets, lane-major: tokens [B, T, m, D]."""
         lanes, snippets = start_s_BT.shape
         if memory_BKD.shape[1] == 0:
@@ -71,8 +69,8 @@ class Combiner(nn.Module, ABC):
 
 def build(config: ModelConfig) -> Combiner:
     """The combiner that `config.combiner.name` names."""
-    from longtake.operators.combiners.pooling import AttentionPool, AveragePool
     from longtake.operators.combiners.abstractor import CAbstractor
+    from longtake.operators.combiners.pooling import AttentionPool, AveragePool
     from longtake.operators.combiners.transformer import TransformerCombiner
     from longtake.operators.combiners.ttm import TTMCombiner
 

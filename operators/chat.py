@@ -1,0 +1,84 @@
+"""Text in and out: the tokenizer, ChatML prompts, and which words a checkpoint does not know."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+PAD, UNKNOWN, START, END, NEWLINE = "<|pad|>", "<|unk|>", "<|im_start|>", "<|im_end|>", "\n"
+SPECIALS = (PAD, UNKNOWN, START, END, NEWLINE)
+ROLES = ("system", "user", "assistant")
+
+
+class ChatTokenizer:
+    """A `tokenizers` tokenizer with ChatML's markers.
+
+    A prompt reads `<|im_start|>user\\n{question}<|im_end|>\\n<|im_start|>assistant\\n`, and the answer is
+    `{answer}<|im_end|>\\n` after it.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        ids = {token: tokenizer.token_to_id(token) for token in SPECIALS}
+        missing = [token for token, number in ids.items() if number is None]
+        if missing:
+            raise ValueError(f"the tokenizer lacks the tokens {missing}")
+        self.pad, self.unknown, self.start, self.end, self.newline = (ids[token] for token in SPECIALS)
+
+    @staticmethod
+    def from_words(words: Sequence[str]) -> ChatTokenizer:
+        """A word-level tokenizer (lower case, punctuation apart) over a fixed list of words."""
+        vocabulary = {token: number for number, token in enumerate(dict.fromkeys([*SPECIALS, *ROLES, *words]))}
+        tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+        # The wording's punctuation carries nothing that these words do not.
+        tokenizer.normalizer = normalizers.Sequence(
+            [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace(Regex(r"[?.!,;:\"]"), " ")]
+        )
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        return ChatTokenizer(tokenizer)
+
+    @staticmethod
+    def load(path: Path) -> ChatTokenizer:
+        """Read `tokenizer.json`."""
+        return ChatTokenizer(Tokenizer.from_file(str(path)))
+
+    def save(self, path: Path) -> None:
+        """Write `tokenizer.json`."""
+        self.tokenizer.save(str(path), pretty=True)
+
+    def __len__(self) -> int:
+        return self.tokenizer.get_vocab_size()
+
+    def text(self, text: str) -> list[int]:
+        """Ids of plain text."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def prompt(self, question: str) -> list[int]:
+        """Ids of a question up to where the answer begins."""
+        return [
+            *self._turn("user", question),
+            self.start,
+            *self.text("assistant"),
+            self.newline,
+        ]
+
+    def answer(self, answer: str) -> list[int]:
+        """Ids of an answer with its two closing markers."""
+        return [*self.text(answer), self.end, self.newline]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The words of an answer's ids, up to its end marker."""
+        stop = list(ids).index(self.end) if self.end in ids else len(ids)
+        skip = {self.pad, self.start, self.newline}
+        return str(self.tokenizer.decode([i for i in ids[:stop] if i not in skip], skip_special_tokens=False)).strip()
+
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        """The words of a text that the vocabulary lacks, in order, each once."""
+        words = re.findall(r"[^\s?.!,;:\"]+", text)
+        return tuple(dict.fromkeys(word for word in words if self.unknown in self.text(word)))
+
+    def _turn(self, role: str, message: str) -> list[int]:
+        return [self.start, *self.text(role), self.newline, *self.text(message), self.end, self.newline]

@@ -1,0 +1,124 @@
+"""Checkpoints: a directory with `config.json`, `model.safetensors` and `tokenizer.json`. No pickle is ever loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from longtake.operators import presets
+from longtake.operators.chat import ChatTokenizer
+from longtake.operators.config import ModelConfig
+from longtake.operators.errors import CheckpointError
+from longtake.operators.model import LongTakeModel
+from longtake.operators.world.questions import word_list
+
+SHIPPED = Path(__file__).resolve().parent / "weights"
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A model ready to use; `fingerprint` changes with the config or any weight."""
+
+    model: LongTakeModel
+    tokenizer: ChatTokenizer
+    config: ModelConfig
+    fingerprint: str
+    path: Path | None
+
+
+def locate(name_or_path: str) -> Path:
+    """The directory of a shipped model's name or of a path.
+
+    Raises:
+        CheckpointError: neither a shipped model nor a directory.
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        return path
+    if name_or_path in shipped():
+        return SHIPPED / name_or_path
+    raise CheckpointError(
+        f"{name_or_path}: not a model directory, and not a shipped model ({', '.join(shipped()) or 'there is none'})"
+    )
+
+
+def shipped() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{WEIGHTS}"))
+
+
+def load_model(name_or_path: str) -> LoadedModel:
+    """Load a checkpoint, float32 on the CPU, in evaluation mode.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or the weights are not what the config says.
+    """
+    path = locate(name_or_path)
+    for name in (CONFIG, WEIGHTS, TOKENIZER):
+        if not (path / name).is_file():
+            raise CheckpointError(f"{path}: no {name} in this model directory")
+    try:
+        config = ModelConfig.from_json((path / CONFIG).read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{path / CONFIG}: {error}") from error
+    try:
+        weights = load_file(path / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path / WEIGHTS}: {error}") from error
+    with torch.device("meta"):
+        model = LongTakeModel(config)
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    if wanted != found:
+        wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+        raise CheckpointError(f"{path / WEIGHTS}: {len(wrong)} tensors are not what the config says, first {wrong[0]}")
+    # Built a second time for its fixed buffers, which a meta device cannot compute.
+    model = LongTakeModel(config)
+    model.load_state_dict(weights)
+    try:
+        tokenizer = ChatTokenizer.load(path / TOKENIZER)
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise CheckpointError(f"{path / TOKENIZER}: {error}") from error
+    if len(tokenizer) > config.text.vocabulary:
+        raise CheckpointError(
+            f"{path / TOKENIZER}: {len(tokenizer)} tokens, but the config has room for {config.text.vocabulary}"
+        )
+    return LoadedModel(
+        model=model.eval(), tokenizer=tokenizer, config=config, fingerprint=fingerprint(model), path=path
+    )
+
+
+def save_model(path: Path, model: LongTakeModel, tokenizer: ChatTokenizer) -> None:
+    """Write a checkpoint directory; weights in float32."""
+    path.mkdir(parents=True, exist_ok=True)
+    (path / CONFIG).write_text(model.config.to_json())
+    tokenizer.save(path / TOKENIZER)
+    save_file({name: value.detach().float().contiguous().cpu() for name, value in model.state_dict().items()}, path / WEIGHTS)
+
+
+def random_model(config: ModelConfig, seed: int = 0) -> LoadedModel:
+    """An untrained model with fixed random weights and the made world's words: for tests and benchmarks."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = LongTakeModel(config).eval()
+    tokenizer = ChatTokenizer.from_words(word_list())
+    if len(tokenizer) > config.text.vocabulary:
+        config = dataclasses.replace(config, text=dataclasses.replace(config.text, vocabulary=len(tokenizer)))
+        return random_model(config, seed)
+    return LoadedModel(model=model, tokenizer=tokenizer, config=config, fingerprint=fingerprint(model), path=None)
+
+
+def fingerprint(model: LongTakeModel) -> str:
+    """Sixteen hex digits of the config and of every weight."""
+    digest = hashlib.sha256(model.config.to_json().encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().float().contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,119 @@
+"""The TTM combiner: a Token Turing Machine whose memory carries over from snippet to snippet (arXiv 2211.09119).
+
+Each step reads Z = S_R([M | I]), processes O = Process(Z) and writes M' = S_K([M | I | O]), where S_k is the token
+summary. The cost of a step does not depend on how much video came before it.
+
+Shapes: B lanes, N input tokens, R read tokens, K memory tokens, m combined tokens, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from longtake.operators.combiners.base import Combiner, Features
+from longtake.operators.config import CombinerConfig, ModelConfig
+from longtake.operators.layers import Transformer, sinusoid
+from longtake.operators.token_summary import TokenSummary
+
+# Slow end of the timestamp's sin/cos features, in seconds: a little more than a day of video.
+LONGEST_S = 100_000.0
+
+
+class TokenTuringUnit(nn.Module):
+    """One step of a Token Turing Machine, in the order and numerics of the public implementation (token_turing).
+
+    Learned position embeddings on read and write are an option, and fix the number of input tokens. They are added
+    before the summary, so they are part of what is mixed.
+    """
+
+    def __init__(self, width: int, inputs: int, config: CombinerConfig) -> None:
+        super().__init__()
+        memory, read = config.memory_tokens, config.read_tokens
+        self.read = TokenSummary(width, read, config.summary_hidden)
+        self.write = TokenSummary(width, memory, config.summary_hidden)
+        self.position_RD = nn.Parameter(torch.randn(read, width) * 0.02)
+        self.processor = Transformer(width, config.transformer)
+        self.read_position_ND: nn.Parameter | None = None
+        self.write_position_ND: nn.Parameter | None = None
+        if config.position_embedding:
+            self.read_position_ND = nn.Parameter(torch.randn(memory + inputs, width) * 0.02)
+            self.write_position_ND = nn.Parameter(torch.randn(memory + inputs + read, width) * 0.02)
+
+    def forward(self, memory_BKD: Tensor, input_BND: Tensor, mask_BN: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """One step.
+
+        Args:
+            memory_BKD: float32.
+            input_BND: the step's tokens, in the weights' dtype.
+            mask_BN: bool, input tokens that are False are neither read nor written.
+        Returns:
+            the next memory, float32 [B, K, D], and the output tokens, [B, R, D].
+        """
+        # Both summaries mix in float32: the memory is never rounded to the weights' dtype.
+        seen_BND = torch.cat([memory_BKD, input_BND.float()], dim=1)
+        seen_mask = None if mask_BN is None else _pad_true(mask_BN, memory_BKD.shape[1], 0)
+        read_from = seen_BND if self.read_position_ND is None else seen_BND + self.read_position_ND.float()
+        read_BRD = self.read(read_from, seen_mask).to(self.position_RD.dtype)
+        output_BRD: Tensor = self.processor(read_BRD + self.position_RD)
+
+        written_BND = torch.cat([seen_BND, output_BRD.float()], dim=1)
+        written_mask = None if seen_mask is None else _pad_true(seen_mask, 0, output_BRD.shape[1])
+        if self.write_position_ND is not None:
+            written_BND = written_BND + self.write_position_ND.float()
+        next_BKD: Tensor = self.write(written_BND, written_mask)
+        return next_BKD, output_BRD
+
+
+class TTMCombiner(Combiner):
+    """A Token Turing Machine over the snippets of a video.
+
+    The initial memory is learned (standard deviation 1: one that starts at zero has been reported not to learn).
+
+    Where R equals m, the step's R outputs are the snippet's tokens, as in the paper. Where R is larger, the machine
+    thinks in R tokens and an output summary mixes them to m. R below m is refused: m convex mixes of fewer tokens would
+    only repeat them.
+
+    With `timestamp` each step's inputs carry sin/cos features of the snippet's start in seconds, and through them so
+    does the memory.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        combiner, width = config.combiner, config.width
+        if combiner.read_tokens < self.tokens:
+            raise ValueError(
+                f"the ttm combiner makes {self.tokens} tokens from {combiner.read_tokens} read tokens;"
+                " read_tokens must be at least tokens"
+            )
+        self.initial_KD = nn.Parameter(torch.randn(combiner.memory_tokens, width))
+        self.unit = TokenTuringUnit(width, input_tokens(config), combiner)
+        self.output: TokenSummary | None = None
+        if combiner.read_tokens > self.tokens:
+            self.output = TokenSummary(width, self.tokens, combiner.summary_hidden)
+
+    def initial_memory(self, lanes: int) -> Tensor:
+        return self.initial_KD.float().expand(lanes, -1, -1)
+
+    def forward(self, features: Features, memory_BKD: Tensor, start_s_B: Tensor) -> tuple[Tensor, Tensor]:
+        input_BND = torch.cat([features.video_BND, features.audio_BND], dim=1)
+        mask_BN = torch.cat([features.video_mask_BN, features.audio_mask_BN], dim=1)
+        if self.config.combiner.timestamp:
+            stamp_BD = sinusoid(start_s_B, self.config.width, LONGEST_S)
+            input_BND = input_BND + stamp_BD[:, None].to(input_BND.dtype)
+        next_BKD, tokens_BRD = self.unit(memory_BKD, input_BND, mask_BN)
+        if self.output is not None:
+            return self.output(tokens_BRD), next_BKD
+        return tokens_BRD, next_BKD
+
+
+def input_tokens(config: ModelConfig) -> int:
+    """How many feature tokens, of pictures and sound together, the encoders give a snippet."""
+    grids = [tube.grid(config.video.clip) for tube in config.video.tubes]
+    times, bands = config.audio.grid
+    return sum(frames * rows * columns for frames, rows, columns in grids) + times * bands
+
+
+def _pad_true(mask_BN: Tensor, before: int, after: int) -> Tensor:
+    """The mask with tokens that are always seen before and after it."""
+    return nn.functional.pad(mask_BN, (before, after), value=True)
