@@ -1,0 +1,252 @@
+"""Sound on the video's clock: one continuous 16 kHz mono stream from the file's start, and its log-mel spectrogram.
+
+Sample n of the stream is at n / 16,000 s, zero being the first picture. Where the file has no sound (before a late
+track, in a gap, after its end) the stream is silent and says so.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from longtake.operators.config import AudioConfig
+from longtake.operators.log_mel import frame_centres_ns, log_mel, resample_frames
+from longtake.pipeline.media.plan import SECOND_NS
+from longtake.pipeline.media.segment import Damage, SoundChunk
+
+RATE_HZ = 16_000
+# The sound is moved (silence put in, samples dropped) only when its timestamps leave the count of its samples by more
+# than this: timestamps rounded to milliseconds, or jittering, must not tear a continuous recording apart.
+TOLERANCE_S = Fraction(1, 50)
+# Sound is handed on in chunks of about this many samples.
+CHUNK = RATE_HZ
+# Mel frames are computed in blocks that begin at multiples of this, so that a resumed job computes the same blocks.
+BLOCK = 200
+
+
+class SoundReader:
+    """Packets of one audio stream in, `SoundChunk`s out."""
+
+    def __init__(self, stream: Any, zero_s: Fraction) -> None:
+        """`zero_s` is the first picture's time on the container's clock, in exact seconds."""
+        self._stream = stream
+        self._zero_s = zero_s
+        self._resampler: Any = None
+        # The next sample to be written (below 0: before the first picture, not kept).
+        self._position = 0
+        self._started = False
+        # Seconds of input since the resampler was started, and where on the clock that was.
+        self._fed_s = Fraction(0)
+        self._base_s = Fraction(0)
+        self._base_position = 0
+        self._waiting: list[NDArray[np.float32]] = []
+        self._waiting_samples = 0
+        stream.codec_context.thread_count = 1
+
+    @property
+    def position_ns(self) -> int:
+        """Up to where on the video's clock the sound is known."""
+        return self._position * SECOND_NS // RATE_HZ
+
+    def read(self, packet: Any) -> Iterator[SoundChunk | Damage]:
+        """Decode one packet (an empty one flushes the decoder)."""
+        try:
+            frames = packet.decode()
+        except av.error.FFmpegError as error:
+            at_ns = max(0, self.position_ns)
+            yield Damage(
+                stage="sound",
+                start_ns=at_ns,
+                stop_ns=at_ns + _packet_ns(packet),
+                error=type(error).__name__,
+                message=f"a packet of sound could not be decoded ({error})",
+            )
+            return
+        for frame in frames:
+            yield from self._feed(frame)
+
+    def silence_until(self, time_ns: int) -> Iterator[SoundChunk]:
+        """State that nothing is heard up to a time, where no sound was met so far."""
+        target = time_ns * RATE_HZ // SECOND_NS
+        if target > self._position:
+            yield from self._drain()
+            yield from self._silence(target)
+
+    def finish(self) -> Iterator[SoundChunk]:
+        """The rest of the sound; nothing may follow."""
+        yield from self._drain()
+
+    def _feed(self, frame: Any) -> Iterator[SoundChunk]:
+        length_s = Fraction(frame.samples, frame.sample_rate)
+        expected_s = self._base_s + self._fed_s
+        at_s = expected_s if frame.pts is None else frame.pts * Fraction(frame.time_base) - self._zero_s
+        if frame.pts is None and not self._started:
+            at_s = Fraction(0)
+        if self._resampler is None or abs(at_s - expected_s) > TOLERANCE_S:
+            yield from self._drain()
+            start = round(at_s * RATE_HZ)
+            if self._started and start < self._position and at_s + length_s < Fraction(self._position, RATE_HZ):
+                # Wholly in the past, where the stream was already handed on.
+                return
+            self._started = True
+            self._resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE_HZ)
+            self._base_s, self._fed_s, self._base_position = at_s, Fraction(0), start
+            yield from self._silence(start)
+        self._fed_s += length_s
+        frame.pts = None
+        try:
+            for out in self._resampler.resample(frame):
+                yield from self._write(out.to_ndarray().reshape(-1))
+        except ValueError:
+            # The format changed in the middle of the stream: go on with a new resampler from here.
+            yield from self._drain()
+            self._base_s, self._fed_s, self._base_position = at_s, length_s, round(at_s * RATE_HZ)
+            self._resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE_HZ)
+            for out in self._resampler.resample(frame):
+                yield from self._write(out.to_ndarray().reshape(-1))
+
+    def _write(self, wave: NDArray[np.float32]) -> Iterator[SoundChunk]:
+        """Place the resampler's next samples; what lies before the stream's position is dropped."""
+        start = self._base_position
+        self._base_position += len(wave)
+        late = self._position - start
+        if late > 0:
+            wave = wave[late:]
+        if len(wave):
+            self._waiting.append(wave)
+            self._waiting_samples += len(wave)
+            self._position += len(wave)
+            if self._waiting_samples >= CHUNK:
+                yield self._chunk()
+
+    def _chunk(self) -> SoundChunk:
+        wave = np.concatenate(self._waiting) if len(self._waiting) > 1 else np.ascontiguousarray(self._waiting[0])
+        self._waiting, self._waiting_samples = [], 0
+        return SoundChunk(first=self._position - len(wave), samples=len(wave), wave_S=wave)
+
+    def _drain(self) -> Iterator[SoundChunk]:
+        """Empty the resampler and hand on everything that waits."""
+        if self._resampler is not None:
+            for out in self._resampler.resample(None):
+                yield from self._write(out.to_ndarray().reshape(-1))
+            self._resampler = None
+        if self._waiting:
+            yield self._chunk()
+
+    def _silence(self, until: int) -> Iterator[SoundChunk]:
+        if until > self._position:
+            first, self._position = self._position, until
+            yield SoundChunk(first=first, samples=until - first, wave_S=None)
+
+
+def _packet_ns(packet: Any) -> int:
+    if packet.duration and packet.time_base:
+        return max(1, int(packet.duration * packet.time_base * SECOND_NS))
+    return SECOND_NS // 50
+
+
+class MelStream:
+    """`SoundChunk`s in, the log-mel frames of any coming window out. Keeps only what later windows still need."""
+
+    def __init__(self, config: AudioConfig, *, first_ns: int = 0) -> None:
+        """`first_ns`: no window before this will be asked for."""
+        self._config = config
+        self._pad = -(-config.fft // 2 // config.hop) + 1
+        # The sound that is kept: consecutive pieces from sample `_origin` on.
+        self._pieces: deque[tuple[NDArray[np.float32] | None, int]] = deque()
+        self._origin = 0
+        self._stop = 0
+        self._ended = False
+        self._next_block = _first_frame(first_ns, config) // BLOCK
+        # Blocks of mel frames: number of the block, frames [BLOCK, M], and which of them have sound [BLOCK].
+        self._blocks: deque[tuple[int, torch.Tensor, torch.Tensor]] = deque()
+
+    def push(self, chunk: SoundChunk) -> None:
+        """Take the next chunk.
+
+        Raises:
+            ValueError: the chunk does not follow the one before.
+        """
+        if chunk.first != self._stop:
+            raise ValueError(f"sound of sample {chunk.first} follows sample {self._stop}")
+        self._pieces.append((chunk.wave_S, chunk.samples))
+        self._stop += chunk.samples
+        self._compute()
+
+    def end(self) -> None:
+        """No chunk follows: from here on there is silence."""
+        self._ended = True
+
+    def covers(self, stop_ns: int) -> bool:
+        """Whether a window that stops here can be cut out now."""
+        return self._ended or self._next_block * BLOCK >= _first_frame(stop_ns, self._config)
+
+    def window(self, start_ns: int, stop_ns: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """One window's spectrogram: float32 [A, M], zero where there is no sound, and bool [A].
+
+        Windows must be asked for in order; the sound before `start_ns` is forgotten.
+        """
+        first, stop = _first_frame(start_ns, self._config), _first_frame(stop_ns, self._config)
+        while self._ended and self._next_block * BLOCK < min(stop, self._stop // self._config.hop + 1):
+            self._block()
+        while self._blocks and (self._blocks[0][0] + 1) * BLOCK <= first:
+            self._blocks.popleft()
+        inside = [block for block in self._blocks if block[0] * BLOCK < stop]
+        frames, mels = self._config.frames, self._config.mels
+        if not any(bool(block[2].any()) for block in inside):
+            return np.zeros((frames, mels), np.float32), np.zeros(frames, np.bool_)
+        mel_NM = torch.cat([block[1] for block in inside])
+        sound_N = torch.cat([block[2] for block in inside])
+        centres_N = frame_centres_ns(inside[0][0] * BLOCK, len(mel_NM), self._config)
+        mel_AM, covered_A = resample_frames(mel_NM, centres_N, start_ns, stop_ns, frames)
+        share_A1, _ = resample_frames(sound_N.float()[:, None], centres_N, start_ns, stop_ns, frames)
+        mask_A = covered_A & (share_A1[:, 0] >= 0.5)
+        mel_AM = torch.where(mask_A[:, None], mel_AM, torch.zeros(()))
+        return mel_AM.numpy(), mask_A.numpy()
+
+    def _compute(self) -> None:
+        hop = self._config.hop
+        while ((self._next_block + 1) * BLOCK + self._pad) * hop <= self._stop:
+            self._block()
+        # Forget the sound that no later block needs.
+        needed = max(0, self._next_block * BLOCK - self._pad) * hop
+        while self._pieces and self._origin + self._pieces[0][1] <= needed:
+            self._origin += self._pieces.popleft()[1]
+
+    def _block(self) -> None:
+        hop = self._config.hop
+        first = self._next_block * BLOCK
+        start, stop = (first - self._pad) * hop, (first + BLOCK + self._pad) * hop
+        wave_S, sound_S = self._cut(start, stop)
+        sound_N = torch.from_numpy(sound_S[self._pad * hop : -self._pad * hop : hop].copy())
+        if bool(sound_N.any()):
+            mel_NM = log_mel(torch.from_numpy(wave_S), self._config)[self._pad : self._pad + BLOCK].contiguous()
+        else:
+            mel_NM = torch.zeros(BLOCK, self._config.mels)
+        self._blocks.append((self._next_block, mel_NM, sound_N))
+        self._next_block += 1
+
+    def _cut(self, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Samples [start, stop), zeros where there are none, and which of them are sound."""
+        wave = np.zeros(stop - start, np.float32)
+        sound = np.zeros(stop - start, np.bool_)
+        at = self._origin
+        for piece, samples in self._pieces:
+            low, high = max(at, start), min(at + samples, stop)
+            if low < high and piece is not None:
+                wave[low - start : high - start] = piece[low - at : high - at]
+                sound[low - start : high - start] = True
+            at += samples
+        return wave, sound
+
+
+def _first_frame(time_ns: int, config: AudioConfig) -> int:
+    """The first mel frame whose centre is at or after a time (its centre rounded down to a nanosecond)."""
+    return -(-time_ns * config.sample_rate_hz // (config.hop * SECOND_NS))
