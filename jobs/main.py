@@ -65,7 +65,10 @@ class Command(Protocol):
 
 
 class Parser(argparse.ArgumentParser):
-    """Argparse with this program's one-line errors instead of a usage dump."""
+    """Argparse with this program's one-line errors instead of a usage dump, and no guessing of shortened options."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{**settings, "allow_abbrev": False})
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_BAD_INPUT, f"longtake: error: {message} (see '{self.prog} --help')\n")
@@ -81,7 +84,6 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[debug],
-        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"longtake {longtake.__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from longtake.operators.checkpoint import LoadedModel
+    from longtake.pipeline.committer import Committer
 
 # One thread a process: the suite runs many processes on few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -29,3 +35,84 @@ def reference() -> Path:
     if not folder.is_dir():
         pytest.skip("the folder of reference values (../shared/reference) is not here")
     return folder
+
+
+class IndexWriter:
+    """Writes real indexes of made-up tokens through the real committer: for tests of reading and asking."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        from longtake.operators.checkpoint import load_model
+
+        self.checkpoint = checkpoint
+        self.loaded: LoadedModel = load_model(str(checkpoint))
+
+    def create(self, folder: Path, videos: Mapping[str, int], *, status: str = "done") -> Committer:
+        """An index with `videos` (uri: how many snippets of one second); the committer can add more."""
+        from longtake.pipeline.committer import Committer
+        from longtake.pipeline.tables import IndexMetadata
+
+        config = self.loaded.config
+        metadata = IndexMetadata(
+            model=str(self.checkpoint),
+            fingerprint=self.loaded.fingerprint,
+            tokens=config.combiner.tokens,
+            width=config.width,
+            rate_hz=8.0,
+        )
+        committer = Committer(str(folder), metadata)
+        for uri, snippets in videos.items():
+            self.add(committer, uri, range(snippets), status=status)
+        return committer
+
+    def add(self, committer: Committer, uri: str, numbers: range, *, status: str = "done") -> None:
+        """Commit snippets of one video (random tokens that depend on uri and number), then its row."""
+        import numpy as np
+
+        from longtake.pipeline.committer import SnippetRow, write_snippets
+        from longtake.pipeline.identity import video_id
+        from longtake.pipeline.tables import VideoRow
+
+        metadata = committer.metadata
+        key = video_id(uri, "rate=8.0", metadata.fingerprint)
+        rows = [
+            SnippetRow(
+                video_id=key,
+                snippet=number,
+                start_ns=number * 1_000_000_000,
+                stop_ns=(number + 1) * 1_000_000_000,
+                pictures=8,
+                tokens=np.random.default_rng([int(key[:8], 16), number])
+                .standard_normal((metadata.tokens, metadata.width))
+                .astype(np.float32),
+                text="",
+                memory=b"" if number == numbers[-1] else None,
+            )
+            for number in numbers
+        ]
+        committer.commit_snippets([write_snippets(committer.uri, metadata, rows)] if rows else [])
+        span = committer.spans.get(key)
+        committer.put_videos(
+            [
+                VideoRow(
+                    uri=uri,
+                    video_id=key,
+                    snippets=span.rows if span else 0,
+                    frames=span.frames if span else 0,
+                    duration_s=float(span.last + 1) if span else None,
+                    status=status,
+                    model=metadata.model,
+                )
+            ]
+        )
+
+
+@pytest.fixture(scope="session")
+def index_writer(tmp_path_factory: pytest.TempPathFactory) -> IndexWriter:
+    """Writes indexes for an untrained model of the shipped size."""
+    from longtake.operators import presets
+    from longtake.operators.checkpoint import random_model, save_model
+
+    checkpoint = tmp_path_factory.mktemp("checkpoint") / "random"
+    made = random_model(presets.tiny(), seed=1)
+    save_model(checkpoint, made.model, made.tokenizer)
+    return IndexWriter(checkpoint)
