@@ -118,7 +118,7 @@ class CombinerConfig:
     # transformer: whether a snippet sees earlier snippets' combined tokens, and how many snippets back at most.
     scope: Scope = "current"
     history: int = 64
-    # ttm: K memory tokens, R read tokens, and the optional learned position embeddings and timestamp.
+    # ttm: K memory tokens, R read tokens (R = tokens), and the optional learned position embeddings and timestamp.
     memory_tokens: int = 0
     read_tokens: int = 0
     summary_hidden: int = 64
@@ -130,6 +130,11 @@ class CombinerConfig:
             raise ValueError(f"a combiner needs at least 1 output token, not {self.tokens}")
         if self.name == "ttm" and (self.memory_tokens < 1 or self.read_tokens < 1):
             raise ValueError("the ttm combiner needs memory_tokens >= 1 and read_tokens >= 1")
+        if self.name == "ttm" and self.read_tokens != self.tokens:
+            raise ValueError(
+                f"the outputs of the ttm combiner's {self.read_tokens} read tokens are its {self.tokens} tokens;"
+                " read_tokens must equal tokens"
+            )
         if self.scope == "all_so_far" and self.history < 1:
             raise ValueError("scope all_so_far needs history >= 1")
 

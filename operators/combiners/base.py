@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from longtake.operators.config import ModelConfig
@@ -25,11 +26,12 @@ class Features:
 
     def at(self, index: int, lanes: int) -> Features:
         """Snippet `index` of features whose first axis is [lanes * T], lane-major."""
+        step = len(self.video_BND) // lanes
         return Features(
-            video_BND=self.video_BND.unflatten(0, (lanes, -1))[:, index],
-            video_mask_BN=self.video_mask_BN.unflatten(0, (lanes, -1))[:, index],
-            audio_BND=self.audio_BND.unflatten(0, (lanes, -1))[:, index],
-            audio_mask_BN=self.audio_mask_BN.unflatten(0, (lanes, -1))[:, index],
+            video_BND=self.video_BND[index::step],
+            video_mask_BN=self.video_mask_BN[index::step],
+            audio_BND=self.audio_BND[index::step],
+            audio_mask_BN=self.audio_mask_BN[index::step],
         )
 
 
@@ -59,7 +61,7 @@ class Combiner(nn.Module, ABC):
         lanes, snippets = start_s_BT.shape
         if memory_BKD.shape[1] == 0:
             tokens, _ = self(features, memory_BKD[:, :0].repeat_interleave(snippets, dim=0), start_s_BT.flatten())
-            return tokens.unflatten(0, (lanes, snippets)), memory_BKD
+            return rearrange(tokens, "(b t) m d -> b t m d", b=lanes), memory_BKD
         steps = []
         for index in range(snippets):
             tokens_BmD, memory_BKD = self(features.at(index, lanes), memory_BKD, start_s_BT[:, index])

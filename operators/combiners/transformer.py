@@ -5,6 +5,8 @@ Shapes: B lanes, N feature tokens, m combined tokens, P history snippets, D widt
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -54,7 +56,8 @@ class TransformerCombiner(Combiner):
         bias = key_bias(torch.cat(masks, dim=1), x_BND.dtype)
         for block in self.blocks[:-1]:
             x_BND = block(x_BND, bias)
-        tokens_BmD = self.norm(self.blocks[-1].select_last(x_BND, self.tokens, bias))
+        last = cast(Block, self.blocks[-1])
+        tokens_BmD = self.norm(last.select_last(x_BND, self.tokens, bias))
         return tokens_BmD, self._remember(memory_BKD, tokens_BmD)
 
     def _history(self, memory_BKD: Tensor) -> tuple[Tensor, Tensor]:

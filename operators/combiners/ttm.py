@@ -70,9 +70,9 @@ class TTMCombiner(Combiner):
 
     The initial memory is learned (standard deviation 1: one that starts at zero has been reported not to learn).
 
-    Where R equals m, the step's R outputs are the snippet's tokens, as in the paper. Where R is larger, the machine
-    thinks in R tokens and an output summary mixes them to m. R below m is refused: m convex mixes of fewer tokens would
-    only repeat them.
+    A step's R outputs are the snippet's tokens, as in the paper, so the config's `read_tokens` equals its `tokens`. The
+    alternative, one more token summary from R outputs to m, starts as a near-uniform mean of tokens that are themselves
+    near-uniform means: its m tokens differ by about a thousandth of their size.
 
     With `timestamp` each step's inputs carry sin/cos features of the snippet's start in seconds, and through them so
     does the memory.
@@ -81,16 +81,8 @@ class TTMCombiner(Combiner):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         combiner, width = config.combiner, config.width
-        if combiner.read_tokens < self.tokens:
-            raise ValueError(
-                f"the ttm combiner makes {self.tokens} tokens from {combiner.read_tokens} read tokens;"
-                " read_tokens must be at least tokens"
-            )
         self.initial_KD = nn.Parameter(torch.randn(combiner.memory_tokens, width))
         self.unit = TokenTuringUnit(width, input_tokens(config), combiner)
-        self.output: TokenSummary | None = None
-        if combiner.read_tokens > self.tokens:
-            self.output = TokenSummary(width, self.tokens, combiner.summary_hidden)
 
     def initial_memory(self, lanes: int) -> Tensor:
         return self.initial_KD.float().expand(lanes, -1, -1)
@@ -102,8 +94,6 @@ class TTMCombiner(Combiner):
             stamp_BD = sinusoid(start_s_B, self.config.width, LONGEST_S)
             input_BND = input_BND + stamp_BD[:, None].to(input_BND.dtype)
         next_BKD, tokens_BRD = self.unit(memory_BKD, input_BND, mask_BN)
-        if self.output is not None:
-            return self.output(tokens_BRD), next_BKD
         return tokens_BRD, next_BKD
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from longtake.operators.combiners.ttm import LONGEST_S, TokenTuringUnit, TTMCombiner
+from longtake.operators.combiners.ttm import TokenTuringUnit
 from longtake.operators.config import CombinerConfig, TransformerConfig
 from longtake.operators.token_summary import TokenSummary, token_summary
 

@@ -1,0 +1,78 @@
+"""The presets' sizes, counted without allocating a weight, and that each is a model that can be stored and built."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from longtake.operators import presets
+from longtake.operators.config import ModelConfig
+
+PARTS = ["video_encoder", "audio_encoder", "combiner", "latent_model", "text_decoder"]
+
+
+def counts(name: str) -> tuple[dict[str, int], int]:
+    parts = presets.parameter_counts(presets.by_name(name))
+    total = sum(parts.values())
+    print(f"\n{name}: {total:,} parameters")
+    for part, count in parts.items():
+        print(f"  {part:14} {count:>15,} {count / total:6.1%}")
+    return parts, total
+
+
+def test_mirasol_3b_has_the_size_of_the_paper() -> None:
+    parts, total = counts("mirasol_3b")
+    assert list(parts) == PARTS
+    assert 2.7e9 <= total <= 3.3e9
+    autoregressive = (parts["combiner"] + parts["latent_model"]) / total
+    print(f"  audio-video autoregressive part (combiner + latent model): {autoregressive:.1%}")
+    assert 0.4 <= autoregressive <= 0.6
+    config = presets.mirasol_3b()
+    # 512 frames are whole snippets, and a snippet has the tokens of TubeViT.
+    assert 512 % config.video.frames == 0
+    grids = [tube.grid(config.video.clip) for tube in config.video.tubes]
+    assert [t * y * x for t, y, x in grids] == [98, 147, 98, 196]
+
+
+def test_base_has_about_150_million_parameters() -> None:
+    parts, total = counts("base")
+    assert list(parts) == PARTS
+    assert 120e6 <= total <= 180e6
+
+
+def test_tiny_is_small_enough_to_ship() -> None:
+    _, total = counts("tiny")
+    # 20 MB of float32.
+    assert total * 4 <= 20e6
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_a_preset_is_stored_and_read_back(name: str) -> None:
+    config = presets.by_name(name)
+    assert config.name == name
+    assert ModelConfig.from_json(config.to_json()) == config
+
+
+def test_counting_equals_a_real_model() -> None:
+    from longtake.operators.model import LongTakeModel
+
+    model = LongTakeModel(presets.tiny())
+    assert sum(presets.parameter_counts(presets.tiny()).values()) == sum(p.numel() for p in model.parameters())
+
+
+def test_an_unknown_preset_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"no preset is named 'huge'; there are tiny, base, mirasol_3b"):
+        presets.by_name("huge")
+
+
+def test_presets_are_read_without_loading_torch() -> None:
+    root = Path(__file__).resolve().parents[2]
+    program = (
+        "import sys; from longtake.operators import presets; presets.mirasol_3b(); sys.exit('torch' in sys.modules)"
+    )
+    env = {**os.environ, "PYTHONPATH": str(root / "src")}
+    assert subprocess.run([sys.executable, "-c", program], env=env, timeout=60).returncode == 0
