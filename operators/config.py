@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 CombinerName = Literal["transformer", "ttm", "average_pool", "attention_pool", "c_abstractor"]
 Scope = Literal["current", "all_so_far"]
@@ -126,6 +126,10 @@ class CombinerConfig:
     timestamp: bool = False
 
     def __post_init__(self) -> None:
+        if self.name not in get_args(CombinerName):
+            raise ValueError(f"no combiner is named {self.name!r}; there are {', '.join(get_args(CombinerName))}")
+        if self.scope not in get_args(Scope):
+            raise ValueError(f"scope {self.scope!r} is neither of {', '.join(get_args(Scope))}")
         if self.tokens < 1:
             raise ValueError(f"a combiner needs at least 1 output token, not {self.tokens}")
         if self.name == "ttm" and (self.memory_tokens < 1 or self.read_tokens < 1):
@@ -207,8 +211,10 @@ class ModelConfig:
 T = TypeVar("T")
 
 
-def _build(kind: type[T], data: dict[str, Any]) -> T:
+def _build(kind: type[T], data: Any) -> T:
     """An instance of the dataclass `kind` from plain JSON values, nested dataclasses and tuples included."""
+    if not isinstance(data, dict):
+        raise ValueError(f"{kind.__name__}: wanted an object, not {data!r}")
     known = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(data) - set(known))
     if unknown:

@@ -70,7 +70,11 @@ class Combiner(nn.Module, ABC):
 
 
 def build(config: ModelConfig) -> Combiner:
-    """The combiner that `config.combiner.name` names."""
+    """The combiner that `config.combiner.name` names.
+
+    Raises:
+        ValueError: the combiner cannot be made of the config: no layers, or no grid where it needs one.
+    """
     from longtake.operators.combiners.abstractor import CAbstractor
     from longtake.operators.combiners.pooling import AttentionPool, AveragePool
     from longtake.operators.combiners.transformer import TransformerCombiner
@@ -83,6 +87,4 @@ def build(config: ModelConfig) -> Combiner:
         "attention_pool": AttentionPool,
         "c_abstractor": CAbstractor,
     }
-    if config.combiner.name not in kinds:
-        raise ValueError(f"no combiner is named {config.combiner.name!r}; there are {', '.join(kinds)}")
     return kinds[config.combiner.name](config)

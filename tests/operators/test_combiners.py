@@ -266,8 +266,6 @@ def test_configs_that_make_no_sense_are_refused(small_config: Configs) -> None:
         small_config(name="ttm", read_tokens=7)
     with pytest.raises(ValueError, match="memory_tokens >= 1"):
         small_config(name="ttm", memory_tokens=0)
-    with pytest.raises(ValueError, match="no combiner is named 'perceiver'"):
-        combiners.build(small_config(name="perceiver"))
     flat = TransformerConfig(depth=0, heads=1)
     for name in ("transformer", "attention_pool", "c_abstractor"):
         with pytest.raises(ValueError, match="depth >= 1"):
