@@ -26,6 +26,11 @@ class PictureClock:
             self._before = pts
 
     @property
+    def last_pts(self) -> int:
+        """The latest presentation time that was met, in the stream's time base; -1 before any."""
+        return self._last
+
+    @property
     def reached_ns(self) -> int:
         """The latest presentation time that was met."""
         return to_ns(max(0, self._last), self._video.time_base)

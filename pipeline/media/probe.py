@@ -21,8 +21,9 @@ from longtake.pipeline.media.geometry import displayed_size
 from longtake.pipeline.media.plan import SECOND_NS
 from longtake.pipeline.media.segment import CodedPicture
 
-# FFmpeg's names of the demuxers that may be used: MP4/MOV/3GP, Matroska/WebM, transport streams, FLV, Ogg.
-CONTAINERS = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "mpegts", "flv", "ogg")
+# FFmpeg's names of the demuxers that may be used: MP4/MOV/3GP, Matroska/WebM, MPEG streams, FLV, Ogg. AVI is not among
+# them: it does not tell when a picture is shown, only when it is decoded.
+CONTAINERS = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "mpegts", "mpeg", "flv", "ogg")
 # Subtitles that are text; the others are pictures of text.
 TEXT_SUBTITLES = frozenset({"mov_text", "subrip", "srt", "ass", "ssa", "webvtt", "text"})
 # How many packets past the first key frame are looked at to find the first picture's time.
@@ -198,9 +199,9 @@ def _why_not_media(name: str) -> str:
     playlist = (b"#EXTM3U", b"#EXT-X-", b"ffconcat version", b"[playlist]")
     if text.startswith(playlist) or b"<MPD" in text or b"<SmoothStreamingMedia" in text:
         return "a playlist, not a video: LongTake never follows what a file names"
-    known = (b"RIFF", b"\x00\x00\x01\xba", b"ID3", b"fLaC", b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"\x30\x26\xb2\x75")
+    known = (b"RIFF", b"ID3", b"fLaC", b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"\x30\x26\xb2\x75")
     if head.startswith(known):
-        return "its container is not one that LongTake reads (MP4, MOV, Matroska, WebM, MPEG-TS, FLV, Ogg)"
+        return "its container is not one that LongTake reads (MP4, MOV, Matroska, WebM, MPEG, FLV, Ogg)"
     return "not a media file that can be read"
 
 

@@ -24,7 +24,7 @@ from longtake.pipeline.media.segment import Damage, SoundChunk
 RATE_HZ = 16_000
 # The sound is moved (silence put in, samples dropped) only when its timestamps leave the count of its samples by more
 # than this: timestamps rounded to milliseconds, or jittering, must not tear a continuous recording apart.
-TOLERANCE_S = Fraction(1, 50)
+TOLERANCE_NS = SECOND_NS // 50
 # Sound is handed on in chunks of about this many samples.
 CHUNK = RATE_HZ
 # Mel frames are computed in blocks that begin at multiples of this, so that a resumed job computes the same blocks.
@@ -34,18 +34,18 @@ BLOCK = 200
 class SoundReader:
     """Packets of one audio stream in, `SoundChunk`s out."""
 
-    def __init__(self, stream: Any, zero_s: Fraction) -> None:
-        """`zero_s` is the first picture's time on the container's clock, in exact seconds."""
-        self._stream = stream
-        self._zero_s = zero_s
+    def __init__(self, stream: Any, zero_ns: int) -> None:
+        """`zero_ns` is the first picture's time on the container's clock."""
+        base = Fraction(stream.time_base)
+        self._tick, self._ticks_a_second = base.numerator * SECOND_NS, base.denominator
+        self._zero_ns = zero_ns
         self._resampler: Any = None
         # The next sample to be written (below 0: before the first picture, not kept).
         self._position = 0
-        self._started = False
-        # Seconds of input since the resampler was started, and where on the clock that was.
-        self._fed_s = Fraction(0)
-        self._base_s = Fraction(0)
-        self._base_position = 0
+        # Where on the clock the resampler was started, and how many samples of input, at which rate, it was given.
+        self._base_ns, self._fed, self._fed_rate_hz = 0, 0, RATE_HZ
+        # Which sample of the continuous sound the resampler's next output is.
+        self._output = 0
         self._waiting: list[NDArray[np.float32]] = []
         self._waiting_samples = 0
         stream.codec_context.thread_count = 1
@@ -84,39 +84,35 @@ class SoundReader:
         yield from self._drain()
 
     def _feed(self, frame: Any) -> Iterator[SoundChunk]:
-        length_s = Fraction(frame.samples, frame.sample_rate)
-        expected_s = self._base_s + self._fed_s
-        at_s = expected_s if frame.pts is None else frame.pts * Fraction(frame.time_base) - self._zero_s
-        if frame.pts is None and not self._started:
-            at_s = Fraction(0)
-        if self._resampler is None or abs(at_s - expected_s) > TOLERANCE_S:
-            yield from self._drain()
-            start = round(at_s * RATE_HZ)
-            if self._started and start < self._position and at_s + length_s < Fraction(self._position, RATE_HZ):
-                # Wholly in the past, where the stream was already handed on.
-                return
-            self._started = True
-            self._resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE_HZ)
-            self._base_s, self._fed_s, self._base_position = at_s, Fraction(0), start
-            yield from self._silence(start)
-        self._fed_s += length_s
+        rate_hz = frame.sample_rate
+        expected_ns = self._base_ns + self._fed * SECOND_NS // self._fed_rate_hz
+        at_ns = expected_ns if frame.pts is None else frame.pts * self._tick // self._ticks_a_second - self._zero_ns
+        torn = abs(at_ns - expected_ns) > TOLERANCE_NS
+        if self._resampler is None or torn or rate_hz != self._fed_rate_hz:
+            yield from self._restart(at_ns, rate_hz)
         frame.pts = None
         try:
-            for out in self._resampler.resample(frame):
-                yield from self._write(out.to_ndarray().reshape(-1))
+            outputs = self._resampler.resample(frame)
         except ValueError:
-            # The format changed in the middle of the stream: go on with a new resampler from here.
-            yield from self._drain()
-            self._base_s, self._fed_s, self._base_position = at_s, length_s, round(at_s * RATE_HZ)
-            self._resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE_HZ)
-            for out in self._resampler.resample(frame):
-                yield from self._write(out.to_ndarray().reshape(-1))
+            # The layout or the sample format changed in the middle of the stream.
+            yield from self._restart(at_ns, rate_hz)
+            outputs = self._resampler.resample(frame)
+        self._fed += frame.samples
+        for out in outputs:
+            yield from self._write(out.to_ndarray()[0])
+
+    def _restart(self, at_ns: int, rate_hz: int) -> Iterator[SoundChunk]:
+        """Go on at another time, with silence up to there; what lies in the past will be dropped."""
+        yield from self._drain()
+        self._resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE_HZ)
+        self._base_ns, self._fed, self._fed_rate_hz = at_ns, 0, rate_hz
+        self._output = (2 * at_ns * RATE_HZ + SECOND_NS) // (2 * SECOND_NS)
+        yield from self._silence(self._output)
 
     def _write(self, wave: NDArray[np.float32]) -> Iterator[SoundChunk]:
         """Place the resampler's next samples; what lies before the stream's position is dropped."""
-        start = self._base_position
-        self._base_position += len(wave)
-        late = self._position - start
+        late = self._position - self._output
+        self._output += len(wave)
         if late > 0:
             wave = wave[late:]
         if len(wave):
@@ -135,7 +131,7 @@ class SoundReader:
         """Empty the resampler and hand on everything that waits."""
         if self._resampler is not None:
             for out in self._resampler.resample(None):
-                yield from self._write(out.to_ndarray().reshape(-1))
+                yield from self._write(out.to_ndarray()[0])
             self._resampler = None
         if self._waiting:
             yield self._chunk()
