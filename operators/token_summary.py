@@ -32,17 +32,19 @@ def token_summary(tokens_BND: Tensor, logits_BNk: Tensor, mask_BN: Tensor | None
         raise ValueError(
             f"tokens are {tuple(tokens_BND.shape)} and logits {tuple(logits_BNk.shape)}; wanted [B, N, D] and [B, N, k]"
         )
-    logits = logits_BNk.float()
+    # Tokens come last, so that every softmax is one row's: over a strided axis the CPU's result depends, in its last
+    # bits, on which lane of a batch a row is in.
+    logits_BkN = logits_BNk.float().transpose(1, 2).contiguous()
     if mask_BN is None:
-        weights_BNk = logits.softmax(dim=1)
+        weights_BkN = logits_BkN.softmax(dim=-1)
     elif mask_BN.shape != (batch, tokens):
         raise ValueError(f"the mask is {tuple(mask_BN.shape)}; wanted {(batch, tokens)}")
     else:
-        hidden_BN1 = ~mask_BN[..., None]
+        hidden_B1N = ~mask_BN[:, None]
         # A finite number keeps a row without tokens free of NaN; the second fill makes such a row's weights zero.
         lowest = torch.finfo(torch.float32).min
-        weights_BNk = logits.masked_fill(hidden_BN1, lowest).softmax(dim=1).masked_fill(hidden_BN1, 0.0)
-    return torch.einsum("bnk,bnd->bkd", weights_BNk, tokens_BND.float()).to(tokens_BND.dtype)
+        weights_BkN = logits_BkN.masked_fill(hidden_B1N, lowest).softmax(dim=-1).masked_fill(hidden_B1N, 0.0)
+    return torch.bmm(weights_BkN, tokens_BND.float()).to(tokens_BND.dtype)
 
 
 class TokenSummary(nn.Module):

@@ -14,8 +14,10 @@ from longtake.operators.combiners.base import Combiner, Features
 from longtake.operators.combiners.grid import grid_of, masked_pool, pooled_sound, pooling_weights
 from longtake.operators.config import ModelConfig
 
-# The squeeze-and-excitation bottleneck, as a part of the width.
+# The squeeze-and-excitation bottleneck, as a part of the width, rounded up to whole vectors of the CPU: the last few
+# numbers of a tensor that does not fill them are computed otherwise, and the last lane would differ in its last bits.
 SQUEEZE = 0.25
+VECTOR = 32
 
 
 class CAbstractor(Combiner):
@@ -75,7 +77,7 @@ class RegNetBlock(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        squeezed = max(1, round(width * SQUEEZE))
+        squeezed = -(-round(width * SQUEEZE) // VECTOR) * VECTOR
         self.dense_in = nn.Linear(width, width, bias=False)
         self.norm_in = nn.LayerNorm(width, eps=1e-6)
         self.depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)

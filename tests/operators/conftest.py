@@ -30,7 +30,7 @@ PATCH = Tube(kernel=(1, 8, 8), stride=(2, 8, 8))
 def small_config() -> Callable[..., ModelConfig]:
     """Builds a small config; keywords change the combiner, `tubes` the video."""
 
-    def build(*, tubes: tuple[Tube, ...] = (TUBE, PATCH), **changes: Any) -> ModelConfig:
+    def build(*, width: int = 24, tubes: tuple[Tube, ...] = (TUBE, PATCH), **changes: Any) -> ModelConfig:
         combiner: dict[str, Any] = {
             "name": "transformer",
             "tokens": 8,
@@ -41,7 +41,7 @@ def small_config() -> Callable[..., ModelConfig]:
         }
         return ModelConfig(
             name="small",
-            width=24,
+            width=width,
             video=VideoConfig(frames=4, height=32, width=32, tubes=tubes, encoder=LAYER),
             audio=AudioConfig(frames=16, mels=16, patch=(4, 8), encoder=LAYER),
             combiner=CombinerConfig(**(combiner | changes)),
