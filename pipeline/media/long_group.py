@@ -42,7 +42,9 @@ class LongGroup:
         self._scaler = Scaler(self._placement)
         self._context = stream.codec_context
         if not refused:
-            self._context.thread_count = threads
+            # Open already where an earlier long group of the same file was decoded.
+            if not self._context.is_open:
+                self._context.thread_count = threads
             self._context.flush_buffers()
         self._start_ns = self._done_ns = start_ns
         self._next_sample = max(first_sample, plan.first_sample_at(start_ns))

@@ -74,8 +74,11 @@ class Plan:
     samples: int | None = None
 
     def __post_init__(self) -> None:
-        if self.period_ns < 1 or self.snippet_frames < 1 or (self.samples is not None and self.samples < 1):
-            raise ValueError(f"{self}: period_ns, snippet_frames and samples must be at least 1")
+        if self.snippet_frames < 1 or (self.samples is not None and self.samples < 1):
+            raise ValueError(f"{self}: snippet_frames and samples must be at least 1")
+        # Half a period must be a whole nanosecond at least, else rounding takes samples out of their windows.
+        if self.period_ns < 2:
+            raise ValueError(f"{self}: period_ns must be at least 2")
 
     def sample_ns(self, sample: int) -> int:
         """The time of a sample."""
@@ -140,6 +143,6 @@ def plan_budget(frames: int, end_ns: int, snippet_frames: int) -> Plan:
     """A plan of `frames` frames spread over a video that ends at `end_ns`.
 
     Raises:
-        ValueError: the video is shorter than one nanosecond a frame.
+        ValueError: the video is shorter than two nanoseconds a frame.
     """
     return Plan(period_ns=Fraction(end_ns, frames), snippet_frames=snippet_frames, samples=frames)

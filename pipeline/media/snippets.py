@@ -36,7 +36,7 @@ def make_plan(info: MediaInfo, sampling: Sampling, snippet_frames: int) -> Plan:
         return plan if end_ns > first_ns else plan_budget(1, end_ns, snippet_frames)
     frames = sampling.frames or 1
     end_ns = measure_end_ns(info)
-    if end_ns < frames:
+    if end_ns < 2 * frames:
         raise MediaError(f"{info.path}: {end_ns} ns of video are too short for {frames} frames")
     return plan_budget(frames, end_ns, snippet_frames)
 
