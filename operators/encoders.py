@@ -5,6 +5,8 @@ Shapes: S snippets, F pictures, H rows, W columns, A mel frames, M mels, N token
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -58,7 +60,8 @@ class TubeEmbedding(nn.Module):
         ):
             views = views.narrow(axis, offset, views.shape[axis] - offset).unfold(axis, kernel, stride)
         tubes = rearrange(views, "s t y x c kt ky kx -> s (t y x) (kt ky kx c)")
-        return self.dense(tubes) + self.position_ND
+        tokens_SND: Tensor = self.dense(tubes) + self.position_ND
+        return tokens_SND
 
     def mask(self, frame_mask_SF: Tensor) -> Tensor:
         """Which tokens see at least one real picture; bool [S, N]."""
@@ -90,12 +93,13 @@ class VideoEncoder(nn.Module):
         """
         if frames_SFHWC.shape[1:] != (*self.config.clip, 3) or frames_SFHWC.dtype != torch.uint8:
             raise ValueError(
-                f"pictures are {frames_SFHWC.dtype} {tuple(frames_SFHWC.shape)}; wanted uint8 [S, {self.config.clip}, 3]"
+                f"pictures are {frames_SFHWC.dtype} {tuple(frames_SFHWC.shape)};"
+                f" wanted uint8 [S, {self.config.clip}, 3]"
             )
-        dtype = self.tubes[0].dense.weight.dtype
+        dtype = next(self.tubes.parameters()).dtype
         pixels = fill_forward(frames_SFHWC, frame_mask_SF).to(dtype) / 127.5 - 1.0
         features_SND = torch.cat([tube(pixels) for tube in self.tubes], dim=1)
-        mask_SN = torch.cat([tube.mask(frame_mask_SF) for tube in self.tubes], dim=1)
+        mask_SN = torch.cat([cast(TubeEmbedding, tube).mask(frame_mask_SF) for tube in self.tubes], dim=1)
         return self.transformer(features_SND, key_bias(mask_SN, dtype)), mask_SN
 
 
@@ -109,7 +113,9 @@ class AudioEncoder(nn.Module):
         times, bands = config.grid
         centres = torch.stack(
             torch.meshgrid(
-                (torch.arange(times) + 0.5) * config.patch[0], (torch.arange(bands) + 0.5) * config.patch[1], indexing="ij"
+                (torch.arange(times) + 0.5) * config.patch[0],
+                (torch.arange(bands) + 0.5) * config.patch[1],
+                indexing="ij",
             ),
             dim=-1,
         ).flatten(0, 1)
@@ -132,7 +138,7 @@ class AudioEncoder(nn.Module):
         # Where there is no sound the spectrogram is silence.
         mel_SAM = torch.where(mask_SA[..., None], mel_SAM, -2.0).to(self.dense.weight.dtype)
         patches = rearrange(mel_SAM, "s (a t) (m b) -> s (a m) (t b)", t=time, b=band)
-        mask_SN = mask_SA.unflatten(1, (-1, time)).any(-1).repeat_interleave(self.config.grid[1], dim=1)
+        mask_SN = rearrange(mask_SA, "s (a t) -> s a t", t=time).any(-1).repeat_interleave(self.config.grid[1], dim=1)
         features_SND = self.dense(patches) + self.position_ND
         return self.transformer(features_SND, key_bias(mask_SN, features_SND.dtype)), mask_SN
 

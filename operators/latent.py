@@ -60,7 +60,8 @@ class CausalBlock(nn.Module):
                 cache.values_BHNE.append(v)
         out_BHNE = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         x_BND = x_BND + self.output(rearrange(out_BHNE, "b h n e -> b n (h e)"))
-        return x_BND + self.mlp(self.norm_mlp(x_BND))
+        out_BND: Tensor = x_BND + self.mlp(self.norm_mlp(x_BND))
+        return out_BND
 
 
 def rotary_angles(positions_N: Tensor, width: int, theta: float = 10_000.0) -> tuple[Tensor, Tensor]:
@@ -118,7 +119,8 @@ class LatentModel(nn.Module):
             x_BND = block(x_BND, rotary, bias, cache, layer)
         if cache is not None:
             cache.snippets += snippets
-        return self.norm(x_BND).unflatten(1, (snippets, self.tokens)).view(lanes, snippets, self.tokens, -1)
+        latents_BTmD: Tensor = self.norm(x_BND).view(lanes, snippets, self.tokens, -1)
+        return latents_BTmD
 
     def _bias(self, first: int, snippets: int, keep_BT: Tensor | None, x_BND: Tensor) -> Tensor:
         """The chunk-wise causal mask as an additive bias, [B or 1, 1, T * m, (first + T) * m]."""

@@ -43,7 +43,8 @@ def log_mel(wave_S: Tensor, config: AudioConfig) -> Tensor:
     transform = _transform(config.sample_rate_hz, config.fft, config.hop, config.mels).to(wave_S.device)
     power = transform(wave_S.float()).transpose(-1, -2)
     # log10 spans -10 (floor) to about 0: bring it to -2 ... 2.
-    return (power.clamp_min(FLOOR).log10() + 5.0) / 2.5
+    scaled: Tensor = (power.clamp_min(FLOOR).log10() + 5.0) / 2.5
+    return scaled
 
 
 def frame_centres_ns(first: int, count: int, config: AudioConfig) -> Tensor:

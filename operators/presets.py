@@ -29,9 +29,9 @@ def tiny() -> ModelConfig:
             height=48,
             width=64,
             tubes=(
-                # One picture of each half of the snippet in overlapping patches, and coarse tubes over each half.
+                # One picture of each half of the snippet in overlapping patches, and sparse tubes over each half.
                 Tube(kernel=(1, 16, 16), stride=(4, 8, 8), offset=(1, 0, 0)),
-                Tube(kernel=(4, 16, 16), stride=(4, 16, 16)),
+                Tube(kernel=(4, 16, 16), stride=(4, 24, 24), offset=(0, 4, 0)),
             ),
             encoder=TransformerConfig(depth=2, heads=4),
         ),

@@ -34,6 +34,12 @@ class Context:
     # Additive bias [B, 1, 1, 1 + N]: hidden latents (outside the asked span, padding) carry a large negative number.
     bias: Tensor
 
+    def with_span(self, span_mask_BT: Tensor, tokens: int) -> Context:
+        """The same latents under another span mask, a row each."""
+        return Context(
+            keys_BHNE=self.keys_BHNE, values_BHNE=self.values_BHNE, bias=span_bias(span_mask_BT, tokens)
+        )
+
     def select(self, index: Tensor) -> Context:
         """The contexts of rows `index` (videos may repeat: several questions share one video)."""
         return Context(

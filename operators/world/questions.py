@@ -70,6 +70,7 @@ class _View:
     """What a script holds inside a span."""
 
     def __init__(self, script: Script, span: tuple[float, float] | None) -> None:
+        self.whole = span is None
         self.start, self.stop = span or (0.0, script.duration_s)
         self.script = script
         self.things = [t for t in script.things if t.stop_s > self.start and t.start_s < self.stop]
@@ -106,7 +107,9 @@ def _moment(sound: Sound) -> tuple[float, float]:
 
 def _needle(rng: random.Random, view: _View) -> Drawn | None:
     if not view.flashes:
-        # Unasked flashes are rarer than flashes; ask about a missing one so often that "nothing" gets its share.
+        # Most spans miss the flash: few of those are asked about, so that "nothing" keeps its share.
+        if not view.whole and rng.random() < 0.92:
+            return None
         start, answer = _aspect(rng, None)
         return f"{start} was shown when the border flashed", answer, []
     flash = view.flashes[0]
@@ -169,7 +172,8 @@ def _exists(rng: random.Random, view: _View) -> Drawn | None:
         name = rng.choice(names)
         return f"did the {name} sound", answer, [_moment(s) for s in view.soundings[name]]
     if about == "flash":
-        if bool(view.flashes) != yes:
+        # A video without a flash is rare: ask about as many with one as without.
+        if bool(view.flashes) != yes or (yes and view.whole and rng.random() < 7 / 8):
             return None
         return "did the border flash", answer, [(f.start_s, f.stop_s) for f in view.flashes]
     names = sorted({t.name for t in view.things})

@@ -131,7 +131,14 @@ def write_script(seed: int, beats: int) -> Script:
         if rng.random() < 0.5:
             sounds.append(_sound(rng, rng.choice(NOISES), beat, rng.randrange(2)))
     things += _wanderers(rng, sorted(free))
-    for beat in [*free, *clutter]:
+    # A busy scene may have music or voices all through.
+    for scene in scenes:
+        if scene.kind == CLUTTER and rng.random() < 0.7:
+            gain = rng.uniform(0.2, 1.0)
+            sounds.append(
+                Sound(name=rng.choice(NOISES), start_s=scene.start_s, stop_s=scene.stop_s, pitch=1.0, gain=gain)
+            )
+    for beat in [*free, *sorted(clutter)]:
         if rng.random() < 0.25:
             sounds.append(_sound(rng, rng.choice(NOISES), beat, rng.randrange(2)))
     return Script(

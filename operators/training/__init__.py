@@ -1,0 +1,1 @@
+"""Training on the made world: batches rendered straight to tensors, staged from snippets to long videos."""

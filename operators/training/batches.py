@@ -1,0 +1,228 @@
+"""Training batches: short made videos as tensors, and questions about them as token ids.
+
+A batch is a pure function of (seed, step), so a resumed run sees the same data.
+
+Shapes: V videos, T snippets a video, Q questions in the batch, L text tokens, F pictures, H rows, W columns, A mel
+frames, M mels.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from longtake.operators.chat import ChatTokenizer
+from longtake.operators.config import ModelConfig
+from longtake.operators.log_mel import frame_centres_ns, log_mel, resample_frames
+from longtake.operators.world.pictures import render_pictures
+from longtake.operators.world.questions import KINDS, Question, ask, random_span
+from longtake.operators.world.script import BEAT_S, Script, write_script
+from longtake.operators.world.sounds import render_sound
+
+NS = 1_000_000_000
+
+
+@dataclass(kw_only=True)
+class Questions:
+    """Questions of a batch as tensors."""
+
+    video_Q: Tensor  # int64, which of the batch's videos
+    ids_QL: Tensor  # int64, prompt and answer, padded
+    answer_QL: Tensor  # bool, True on the tokens that the loss is taken on (the answer and its two markers)
+    span_QT: Tensor  # bool, the snippets that may be looked at
+    evidence_QT: Tensor  # bool, the snippets that prove the answer; none where nothing happened
+    content_QL: Tensor  # bool, True on the answer's words alone (where evidence is wanted)
+
+
+@dataclass(kw_only=True)
+class Clips:
+    """Pictures and sound of a batch, V * T snippets, video-major."""
+
+    frames_SFHWC: Tensor  # uint8
+    frame_mask_SF: Tensor  # bool
+    mel_SAM: Tensor  # float32
+    mel_mask_SA: Tensor  # bool
+
+
+def render_clips(scripts: Sequence[Script], config: ModelConfig, rng: np.random.Generator | None) -> Clips:
+    """Pictures and log-mel of whole scripts, one snippet a beat; `rng` adds the wear of real files, None adds none."""
+    frames, mels, masks = [], [], []
+    for script in scripts:
+        frames.append(_pictures(script, config, rng))
+        mel_TAM, mask_TA = _mel(script, config, rng)
+        mels.append(mel_TAM)
+        masks.append(mask_TA)
+    frames_SFHWC = torch.cat(frames)
+    return Clips(
+        frames_SFHWC=frames_SFHWC,
+        frame_mask_SF=torch.ones(frames_SFHWC.shape[:2], dtype=torch.bool),
+        mel_SAM=torch.cat(mels),
+        mel_mask_SA=torch.cat(masks),
+    )
+
+
+def _pictures(script: Script, config: ModelConfig, rng: np.random.Generator | None) -> Tensor:
+    """The pictures of a script's beats, uint8 [T, F, H, W, 3]."""
+    video = config.video
+    step = BEAT_S / video.frames
+    times = [(n + 0.5) * step for n in range(script.beats * video.frames)]
+    height, width = video.height, video.width
+    if rng is not None and rng.random() < 0.3:
+        # Files of another aspect are letterboxed.
+        if rng.random() < 0.5:
+            height = int(height * rng.uniform(0.7, 1.0))
+        else:
+            width = int(width * rng.uniform(0.7, 1.0))
+    pictures_NHWC = render_pictures(script, times, height, width)
+    if rng is not None:
+        pictures_NHWC = _wear(pictures_NHWC, rng)
+    top, left = (video.height - height) // 2, (video.width - width) // 2
+    padded = F.pad(pictures_NHWC, (0, 0, left, video.width - width - left, top, video.height - height - top))
+    return padded.unflatten(0, (script.beats, video.frames))
+
+
+def _wear(pictures_NHWC: Tensor, rng: np.random.Generator) -> Tensor:
+    """What cameras, codecs and scalers do: blur, softer colour, noise, another brightness and contrast."""
+    x = pictures_NHWC.float()
+    if rng.random() < 0.4:
+        x = torch.lerp(x, _blur(x), float(rng.uniform(0.2, 1.0)))
+    if rng.random() < 0.3:
+        grey = x.mean(-1, keepdim=True)
+        x = grey + _blur(x - grey) * float(rng.uniform(0.8, 1.1))
+    if rng.random() < 0.5:
+        x = x * float(rng.uniform(0.8, 1.2)) + float(rng.uniform(-15, 15))
+    if rng.random() < 0.3:
+        # A few fields of noise taken in turn cost a fraction of fresh noise for each picture.
+        fields = torch.from_numpy(rng.standard_normal((8, *x.shape[1:]), dtype=np.float32))
+        x = x + fields[torch.arange(len(x)) % 8] * float(rng.uniform(1, 8))
+    return x.clamp_(0, 255).round_().to(torch.uint8)
+
+
+def _blur(x_NHWC: Tensor) -> Tensor:
+    """A 1-2-1 blur along rows and columns; the outermost pixels stay."""
+    for axis in (1, 2):
+        size = x_NHWC.shape[axis] - 2
+        inner = (x_NHWC.narrow(axis, 0, size) + x_NHWC.narrow(axis, 2, size)).add_(x_NHWC.narrow(axis, 1, size), alpha=2)
+        blurred = x_NHWC.clone()
+        blurred.narrow(axis, 1, size).copy_(inner.mul_(0.25))
+        x_NHWC = blurred
+    return x_NHWC
+
+
+def _mel(script: Script, config: ModelConfig, rng: np.random.Generator | None) -> tuple[Tensor, Tensor]:
+    """Log-mel of a script's beats, [T, A, M], and its mask."""
+    audio = config.audio
+    wave = torch.from_numpy(render_sound(script))
+    if rng is not None:
+        if rng.random() < 0.05:
+            # A silent file.
+            shape = (script.beats, audio.frames)
+            return torch.zeros(*shape, audio.mels), torch.zeros(shape, dtype=torch.bool)
+        wave = wave * float(10 ** rng.uniform(-0.6, 0.2))
+    mel_NM = log_mel(wave, audio)
+    centres_N = frame_centres_ns(0, len(mel_NM), audio)
+    per_beat = round(BEAT_S * audio.sample_rate_hz / audio.hop)
+    beats = []
+    for beat in range(script.beats):
+        part = slice(beat * per_beat, (beat + 1) * per_beat)
+        start = round(beat * BEAT_S * NS)
+        beats.append(
+            resample_frames(mel_NM[part], centres_N[part], start, start + round(BEAT_S * NS), audio.frames)
+        )
+    return torch.stack([mel for mel, _ in beats]), torch.stack([mask for _, mask in beats])
+
+
+def draw_questions(rng: random.Random, script: Script, count: int, captions: int, spans: float) -> list[Question]:
+    """Random questions about a script: `captions` beats described, and `count` of all other kinds, a share of `spans`
+    of them about a span."""
+    drawn = []
+    for beat in rng.sample(range(script.beats), min(captions, script.beats)):
+        question = ask(rng, script, "caption", (beat * BEAT_S, (beat + 1) * BEAT_S))
+        assert question is not None
+        drawn.append(question)
+    tries = 0
+    wanted = len(drawn) + count
+    while len(drawn) < wanted and tries < 20 * count:
+        tries += 1
+        span = random_span(rng, script) if rng.random() < spans else None
+        question = ask(rng, script, rng.choice(KINDS), span)
+        if question is not None:
+            drawn.append(question)
+    return drawn
+
+
+def tensorize(
+    asked: Sequence[tuple[int, Question]], snippets: int, tokenizer: ChatTokenizer
+) -> Questions:
+    """Questions, each with its video's number in the batch, as padded tensors."""
+    prompts = [tokenizer.prompt(question.text) for _, question in asked]
+    answers = [tokenizer.answer(question.answer) for _, question in asked]
+    length = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
+    ids = torch.full((len(asked), length), tokenizer.pad)
+    answer = torch.zeros(len(asked), length, dtype=torch.bool)
+    content = torch.zeros_like(answer)
+    span = torch.ones(len(asked), snippets, dtype=torch.bool)
+    evidence = torch.zeros(len(asked), snippets, dtype=torch.bool)
+    for row, (p, a) in enumerate(zip(prompts, answers, strict=True)):
+        ids[row, : len(p) + len(a)] = torch.tensor(p + a)
+        answer[row, len(p) : len(p) + len(a)] = True
+        content[row, len(p) : len(p) + len(a) - 2] = True
+    for row, (_, question) in enumerate(asked):
+        if question.from_s is not None and question.to_s is not None:
+            span[row] = False
+            span[row, int(question.from_s / BEAT_S) : int(question.to_s / BEAT_S)] = True
+        for start, stop in question.moments:
+            evidence[row, int(start / BEAT_S) : int((stop - 1e-6) / BEAT_S) + 1] = True
+    return Questions(
+        video_Q=torch.tensor([video for video, _ in asked]),
+        ids_QL=ids,
+        answer_QL=answer,
+        span_QT=span,
+        evidence_QT=evidence,
+        content_QL=content,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipStage:
+    """How the batches of end-to-end training on short videos are made."""
+
+    videos: int
+    beats: tuple[int, int]  # fewest and most
+    questions: int
+    captions: int
+    spans: float
+
+
+class ClipDataset(Dataset[tuple[Clips, Questions]]):
+    """Item n is the batch of step n."""
+
+    def __init__(self, config: ModelConfig, tokenizer: ChatTokenizer, stage: ClipStage, steps: int, seed: int) -> None:
+        self.config, self.tokenizer, self.stage, self.steps, self.seed = config, tokenizer, stage, steps, seed
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> tuple[Clips, Questions]:
+        rng = random.Random(f"clips {self.seed} {step}")
+        low, high = self.stage.beats
+        # Lengths grow over the stage; every step keeps the same number of snippets.
+        beats = rng.randint(low, max(low, round(low + (high - low) * min(1.0, 2 * step / self.steps))))
+        videos = max(1, self.stage.videos * low // beats)
+        scripts = [write_script(rng.randrange(2**62), beats) for _ in range(videos)]
+        clips = render_clips(scripts, self.config, np.random.default_rng(rng.randrange(2**62)))
+        asked = [
+            (number, question)
+            for number, script in enumerate(scripts)
+            for question in draw_questions(
+                rng, script, max(1, self.stage.questions * beats // low), self.stage.captions * beats // low, self.stage.spans
+            )
+        ]
+        return clips, tensorize(asked, beats, self.tokenizer)

@@ -1,0 +1,324 @@
+"""The training run: two stages, a learning-rate schedule each, checkpoints that resume to the same next step.
+
+Stage `clips` trains everything end to end on short videos. Stage `long` freezes the encoders and the combiner,
+caches the tokens of a pool of beats and trains the latent model and the text decoder on long videos made of them.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import DataLoader, Dataset
+
+from longtake.operators.chat import ChatTokenizer
+from longtake.operators.checkpoint import save_model
+from longtake.operators.config import ModelConfig
+from longtake.operators.errors import InputError
+from longtake.operators.model import LongTakeModel
+from longtake.operators.training.batches import Clips, ClipDataset, ClipStage, Questions
+from longtake.operators.training.losses import Losses, LossWeights, question_losses
+from longtake.operators.training.pool import BeatPool, LongDataset, LongStage, PoolSpec, RenderedVideos, encode_pool
+from longtake.operators.world.questions import word_list
+
+COLUMNS = ("stage", "step", "loss", "text", "evidence", "next_tokens", "next_features", "exact", "rate", "seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run does; two runs with one plan see the same data in the same order."""
+
+    seed: int = 0
+    clip_steps: int = 3000
+    clip_rate: float = 1.5e-3
+    clips: ClipStage = ClipStage(videos=32, beats=(4, 8), questions=4, captions=3, spans=0.3)
+    long_steps: int = 5000
+    long_rate: float = 1e-3
+    long: LongStage = LongStage(videos=16, beats=(8, 64), questions=16, spans=0.35)
+    pool: PoolSpec = PoolSpec(videos=600, beats=64, seed=1)
+    weight_decay: float = 0.03
+    warmup: int = 100
+    keep: float = 0.9  # share of snippets that random masking leaves visible to others
+    weights: LossWeights = LossWeights()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """One line of progress."""
+
+    stage: str
+    step: int
+    steps: int
+    values: dict[str, float]
+
+
+class Trainer:
+    """A run in a directory: `state.*` to resume, `curves.csv`, and the model in `model/` at the end."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        plan: Plan,
+        out: Path,
+        *,
+        device: str = "cpu",
+        workers: int = 1,
+        save_every: int = 250,
+        log_every: int = 20,
+    ) -> None:
+        self.config, self.plan, self.out = config, plan, out
+        self.device = torch.device(device)
+        self.workers, self.save_every, self.log_every = workers, save_every, log_every
+        self.tokenizer = ChatTokenizer.from_words(word_list())
+        if len(self.tokenizer) > config.text.vocabulary:
+            raise InputError(f"the world has {len(self.tokenizer)} words, the config room for {config.text.vocabulary}")
+        torch.manual_seed(plan.seed)
+        self.model = LongTakeModel(config).to(self.device)
+        self.optimizer: torch.optim.AdamW | None = None
+        self.stage, self.step, self.seconds = "clips", 0, 0.0
+
+    def run(self, on_report: Callable[[Report], None], stop_after: int | None = None) -> None:
+        """Train from where the directory's state stands to the end, or for `stop_after` steps.
+
+        Raises:
+            InputError: the directory holds a run of another plan or config.
+        """
+        self.out.mkdir(parents=True, exist_ok=True)
+        self._resume()
+        with self._attention():
+            if self._train(on_report, stop_after):
+                save_model(self.out / "model", self.model, self.tokenizer)
+
+    def _train(self, on_report: Callable[[Report], None], stop_after: int | None) -> bool:
+        """Whether the run came to its end."""
+        done = 0
+        for stage in ("clips", "long"):
+            if self.stage != stage:
+                continue
+            steps = self.plan.clip_steps if stage == "clips" else self.plan.long_steps
+            peak = self.plan.clip_rate if stage == "clips" else self.plan.long_rate
+            self._freeze(stage == "long")
+            if self.optimizer is None:
+                self.optimizer = self._fresh_optimizer()
+            batches = self._clip_losses() if stage == "clips" else self._long_losses()
+            began = time.monotonic()
+            for losses in batches:
+                rate = _rate(self.step, steps, self.plan.warmup, peak)
+                self._update(losses.total, rate)
+                self.step += 1
+                done += 1
+                self.seconds += time.monotonic() - began
+                began = time.monotonic()
+                if self.step % self.log_every == 0 or self.step == steps:
+                    values = {
+                        "loss": losses.total.item(), **losses.parts, "rate": rate, "seconds": self.seconds
+                    }
+                    self._log(stage, values)
+                    on_report(Report(stage=stage, step=self.step, steps=steps, values=values))
+                if self.step % self.save_every == 0:
+                    self.save()
+                if stop_after is not None and done >= stop_after:
+                    self.save()
+                    return False
+            self.stage = "long" if stage == "clips" else "done"
+            self.step, self.optimizer = 0, None
+            self.save()
+        return True
+
+    def _clip_losses(self) -> Iterator[Losses]:
+        plan = self.plan
+        data = ClipDataset(self.config, self.tokenizer, plan.clips, plan.clip_steps, plan.seed)
+        generator = torch.Generator()
+        for step, (clips, questions) in self._from(data, self.step):
+            self.model.train()
+            with self._autocast():
+                features = self.model.features(*self._clips(clips))
+                snippets = questions.span_QT.shape[1]
+                videos = len(clips.frames_SFHWC) // snippets
+                memory = self.model.combiner.initial_memory(videos)
+                start_s = torch.arange(snippets, device=self.device).float().expand(videos, -1)
+                tokens_VTmD, _ = self.model.combiner.sequence(features, memory, start_s)
+                questions = self._questions(questions)
+                keep_VT = self._keep(generator, step, videos, snippets)
+                yield question_losses(self.model, tokens_VTmD, questions, plan.weights, keep_VT, features)
+
+    def _long_losses(self) -> Iterator[Losses]:
+        plan = self.plan
+        pool = BeatPool(plan.pool)
+        tokens_PmD = self._pool_tokens().to(self.device)
+        data = LongDataset(pool, self.tokenizer, plan.long, plan.long_steps, plan.seed)
+        generator = torch.Generator()
+        for step, (chosen_VT, questions) in self._from(data, self.step):
+            self.model.train()
+            with self._autocast():
+                tokens_VTmD = tokens_PmD[chosen_VT.to(self.device)]
+                keep_VT = self._keep(generator, step, *chosen_VT.shape)
+                yield question_losses(self.model, tokens_VTmD, self._questions(questions), plan.weights, keep_VT)
+
+    def _pool_tokens(self) -> Tensor:
+        """The pool's tokens, from the run's cache where it is there."""
+        cache = self.out / "pool.safetensors"
+        if cache.is_file():
+            return load_file(cache)["tokens"]
+        self.model.eval()
+
+        def encode(clips: object) -> Tensor:
+            assert isinstance(clips, Clips)
+            with torch.inference_mode():
+                features = self.model.features(*self._clips(clips))
+                memory = self.model.combiner.initial_memory(1).expand(len(clips.frames_SFHWC), -1, -1)
+                start_s = torch.zeros(len(clips.frames_SFHWC), device=self.device)
+                return self.model.combiner(features, memory, start_s)[0].float().cpu()
+
+        videos = self._loader(RenderedVideos(self.config, self.plan.pool), 0)
+        tokens = encode_pool(self.model, self.plan.pool, encode, videos)
+        _write(cache, {"tokens": tokens})
+        return tokens
+
+    def _from(self, data: Dataset[Any], first: int) -> Iterable[tuple[int, Any]]:
+        return enumerate(self._loader(data, first), start=first)
+
+    def _loader(self, data: Dataset[Any], first: int) -> DataLoader[Any]:
+        return DataLoader(
+            data,
+            batch_size=None,
+            sampler=range(first, len(data)),  # type: ignore[arg-type]
+            num_workers=self.workers,
+            prefetch_factor=4 if self.workers else None,
+            multiprocessing_context="spawn" if self.workers else None,
+        )
+
+    def _attention(self) -> AbstractContextManager[None]:
+        # On a CPU the fused attention's backward takes eight times as long as plain products at these sizes.
+        return sdpa_kernel(SDPBackend.MATH) if self.device.type == "cpu" else nullcontext()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def _clips(self, clips: Clips) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        parts = (clips.frames_SFHWC, clips.frame_mask_SF, clips.mel_SAM, clips.mel_mask_SA)
+        return tuple(part.to(self.device, non_blocking=True) for part in parts)  # type: ignore[return-value]
+
+    def _questions(self, questions: Questions) -> Questions:
+        return Questions(**{name: value.to(self.device) for name, value in vars(questions).items()})
+
+    def _keep(self, generator: torch.Generator, step: int, videos: int, snippets: int) -> Tensor:
+        generator.manual_seed(hash((self.plan.seed, self.stage == "long", step)) % 2**63)
+        return (torch.rand(videos, snippets, generator=generator) < self.plan.keep).to(self.device)
+
+    def _freeze(self, frozen: bool) -> None:
+        for part in (self.model.video_encoder, self.model.audio_encoder, self.model.combiner):
+            part.requires_grad_(not frozen)
+
+    def _trained(self) -> list[tuple[str, torch.nn.Parameter]]:
+        return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+
+    def _fresh_optimizer(self) -> torch.optim.AdamW:
+        decayed = [p for _, p in self._trained() if p.ndim >= 2]
+        others = [p for _, p in self._trained() if p.ndim < 2]
+        groups = [{"params": decayed, "weight_decay": self.plan.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98))
+
+    def _update(self, loss: Tensor, rate: float) -> None:
+        assert self.optimizer is not None
+        if not math.isfinite(loss.item()):
+            raise InputError(f"the loss is {loss.item()} at step {self.step} of stage {self.stage}; lower the rate")
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([p for _, p in self._trained()], 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+
+    def _log(self, stage: str, values: dict[str, float]) -> None:
+        path = self.out / "curves.csv"
+        fresh = not path.is_file()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, restval="")
+            if fresh:
+                writer.writeheader()
+            writer.writerow(
+                {"stage": stage, "step": self.step, **{k: f"{v:.6g}" for k, v in values.items() if k in COLUMNS}}
+            )
+
+    def save(self) -> None:
+        """Write the state that `run` resumes from."""
+        tensors = {f"model/{name}": value for name, value in self.model.state_dict().items()}
+        if self.optimizer is not None:
+            for name, parameter in self._trained():
+                for key, value in self.optimizer.state.get(parameter, {}).items():
+                    tensors[f"optimizer/{name}/{key}"] = torch.as_tensor(value).cpu()
+        _write(self.out / "state.safetensors", tensors)
+        state = {
+            "plan": repr(self.plan),
+            "config": self.config.fingerprint(),
+            "stage": self.stage,
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        part = self.out / "state.json.part"
+        part.write_text(json.dumps(state, indent=2))
+        part.replace(self.out / "state.json")
+
+    def _resume(self) -> None:
+        path = self.out / "state.json"
+        if not path.is_file():
+            return
+        state = json.loads(path.read_text())
+        if state["plan"] != repr(self.plan) or state["config"] != self.config.fingerprint():
+            raise InputError(f"{self.out}: holds a run of another plan or config; choose another directory")
+        self.stage, self.step, self.seconds = state["stage"], state["step"], state["seconds"]
+        tensors = load_file(self.out / "state.safetensors")
+        self.model.load_state_dict(
+            {name.removeprefix("model/"): value for name, value in tensors.items() if name.startswith("model/")}
+        )
+        self._freeze(self.stage == "long")
+        self.optimizer = self._fresh_optimizer()
+        for name, parameter in self._trained():
+            prefix = f"optimizer/{name}/"
+            saved = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+            if saved:
+                self.optimizer.state[parameter] = {
+                    key: value if key == "step" else value.to(self.device) for key, value in saved.items()
+                }
+        _trim(self.out / "curves.csv", self.stage, self.step)
+
+
+def _rate(step: int, steps: int, warmup: int, peak: float) -> float:
+    """Linear warm-up, then a cosine to a fiftieth of the peak."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    part = path.with_name(path.name + ".part")
+    save_file({name: value.detach().contiguous().cpu() for name, value in tensors.items()}, part)
+    os.replace(part, path)
+
+
+def _trim(path: Path, stage: str, step: int) -> None:
+    """Drop the rows that a killed run wrote after its last saved state."""
+    if not path.is_file():
+        return
+    order = {"clips": 0, "long": 1, "done": 2}
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    kept = [r for r in rows if (order[r["stage"]], int(r["step"])) <= (order[stage], step) or stage == "done"]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(kept)
