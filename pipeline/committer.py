@@ -9,7 +9,7 @@ killed job can write files but never rows.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,17 +69,28 @@ class Span:
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """Rows that lie in storage and wait for their commit: Lance's fragments, and what they hold by video_id."""
+    """Rows that lie in storage and wait for their commit: Lance's fragments, and what they hold by video_id.
+
+    `after` is the last snippet that each video had before these (-1: none): a batch that was lost on the way would be
+    noticed by it, where numbers may have gaps.
+    """
 
     fragments: tuple[Any, ...]
     spans: dict[str, Span]
+    after: dict[str, int]
 
 
-def write_snippets(index_uri: str, metadata: IndexMetadata, rows: Sequence[SnippetRow]) -> Written:
+NOTHING_WRITTEN = Written(fragments=(), spans={}, after={})
+
+
+def write_snippets(
+    index_uri: str, metadata: IndexMetadata, rows: Sequence[SnippetRow], after: Mapping[str, int]
+) -> Written:
     """Write rows into storage, uncommitted.
 
     Args:
         rows: any number of videos; those of one video increase in number, and its last one carries the memory.
+        after: for each video, the last snippet that was written before these, -1 where there is none.
     Raises:
         ValueError: rows are out of order, or a video's last row has no memory, or tokens have another shape.
     """
@@ -119,7 +130,7 @@ def write_snippets(index_uri: str, metadata: IndexMetadata, rows: Sequence[Snipp
         if rows
         else []
     )
-    return Written(fragments=tuple(fragments), spans=spans)
+    return Written(fragments=tuple(fragments), spans=spans, after={video_id: after[video_id] for video_id in spans})
 
 
 class Committer:
@@ -134,7 +145,7 @@ class Committer:
 
     def __init__(self, index_uri: str, metadata: IndexMetadata, *, rebuild: bool = False) -> None:
         self.uri = index_uri
-        found = {table: open_table(index_uri, table) for table in TABLES}
+        found: dict[str, Any] = {table: open_table(index_uri, table) for table in TABLES}
         if not rebuild:
             for table in found.values():
                 if table is not None:
@@ -213,10 +224,11 @@ class Committer:
                 raise LongTakeError(f"{self.uri}: a batch of {wanted} snippets was written as {held} rows")
             for video_id, span in batch.spans.items():
                 before = spans.get(video_id)
-                if before is not None and span.first <= before.last:
+                last = before.last if before is not None else -1
+                if batch.after[video_id] != last or span.first <= last:
                     raise LongTakeError(
-                        f"{self.uri}: video {video_id} holds snippets up to {before.last}; "
-                        f"a batch brings {span.first} again"
+                        f"{self.uri}: video {video_id} holds snippets up to {last}; "
+                        f"a batch brings {span.first} after {batch.after[video_id]}"
                     )
                 spans[video_id] = _joined(before, span) if before else span
         fragments = [fragment for batch in batches for fragment in batch.fragments]

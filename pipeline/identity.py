@@ -37,6 +37,9 @@ def content_hash(path: str) -> str:
         MediaError: the file cannot be read.
     """
     try:
+        if not Path(path).is_file():
+            # Opening a pipe would wait for a writer.
+            raise MediaError(f"{path}: not a regular file")
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:

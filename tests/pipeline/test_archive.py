@@ -83,5 +83,5 @@ def test_identity_is_content_sampling_and_model(archive: Path) -> None:
     assert file_state(str(first)).size_bytes == 5
     with pytest.raises(MediaError, match="No such file"):
         file_state(str(archive / "gone"))
-    with pytest.raises(MediaError, match="directory"):
+    with pytest.raises(MediaError, match="not a regular file"):
         content_hash(str(archive))

@@ -37,8 +37,15 @@ def rows(video_id: str, first: int, stop: int, memory: bytes | None = b"memory")
     ]
 
 
+def written(committer: Committer, batch: list[SnippetRow]) -> Written:
+    after = {
+        row.video_id: committer.spans[row.video_id].last if row.video_id in committer.spans else -1 for row in batch
+    }
+    return write_snippets(committer.uri, committer.metadata, batch, after)
+
+
 def commit(committer: Committer, *batches: list[SnippetRow]) -> None:
-    committer.commit_snippets([write_snippets(committer.uri, committer.metadata, batch) for batch in batches])
+    committer.commit_snippets([written(committer, batch) for batch in batches])
 
 
 def test_rows_come_back_in_order_and_bit_for_bit(tmp_path: Path) -> None:
@@ -67,28 +74,30 @@ def test_rows_come_back_in_order_and_bit_for_bit(tmp_path: Path) -> None:
 def test_a_batch_that_repeats_or_lacks_rows_is_refused(tmp_path: Path) -> None:
     committer = Committer(str(tmp_path), METADATA)
     commit(committer, rows("a", 0, 3))
-    repeated = write_snippets(str(tmp_path), METADATA, rows("a", 2, 5))
-    with pytest.raises(LongTakeError, match="up to 2; a batch brings 2 again"):
-        committer.commit_snippets([repeated])
-    fresh = write_snippets(str(tmp_path), METADATA, rows("a", 3, 5))
-    with pytest.raises(LongTakeError, match="again"):
+    with pytest.raises(LongTakeError, match="up to 2; a batch brings 2 after 2"):
+        commit(committer, rows("a", 2, 5))
+    fresh = written(committer, rows("a", 3, 5))
+    with pytest.raises(LongTakeError, match="up to 4; a batch brings 3 after 2"):
         committer.commit_snippets([fresh, fresh])
+    missed = write_snippets(str(tmp_path), METADATA, rows("a", 6, 8), {"a": 5})
+    with pytest.raises(LongTakeError, match="up to 2; a batch brings 6 after 5"):
+        committer.commit_snippets([missed])
     with pytest.raises(LongTakeError, match="2 snippets was written as 0 rows"):
-        committer.commit_snippets([Written(fragments=(), spans=fresh.spans)])
+        committer.commit_snippets([Written(fragments=(), spans=fresh.spans, after=fresh.after)])
     committer.commit_snippets([fresh])
     assert IndexReader.open(str(tmp_path)).numbers("a").tolist() == [0, 1, 2, 3, 4]
     with pytest.raises(ValueError, match="has no memory"):
-        write_snippets(str(tmp_path), METADATA, rows("a", 5, 7, memory=None))
+        written(committer, rows("a", 5, 7, memory=None))
     with pytest.raises(ValueError, match="snippet 5 follows 6"):
-        write_snippets(str(tmp_path), METADATA, rows("a", 6, 7) + rows("a", 5, 6))
+        written(committer, rows("a", 6, 7) + rows("a", 5, 6))
 
 
 def test_written_rows_are_invisible_until_their_commit(tmp_path: Path) -> None:
     committer = Committer(str(tmp_path), METADATA)
-    written = write_snippets(str(tmp_path), METADATA, rows("a", 0, 3))
+    batch = written(committer, rows("a", 0, 3))
     assert len(IndexReader.open(str(tmp_path)).numbers("a")) == 0
     before = IndexReader.open(str(tmp_path))
-    committer.commit_snippets([written])
+    committer.commit_snippets([batch])
     assert len(before.numbers("a")) == 0, "a reader stays at the version that it opened"
     assert before.newest_version() > before.version
     assert len(IndexReader.open(str(tmp_path)).numbers("a")) == 3

@@ -1,0 +1,27 @@
+"""The decode stage: segments in, pictures at the model's size out. It holds nothing between calls."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from longtake.pipeline.media.decode import decode_segment, nothing
+from longtake.pipeline.media.segment import Pictures, Reader, Segment
+
+
+class DecodeStage:
+    """Decodes on one thread: many of these work side by side."""
+
+    def __init__(self, height: int, width: int, reader: Reader) -> None:
+        self._height, self._width = height, width
+        self._reader: Reader = reader
+
+    def decode(self, segment: Segment, again: bool) -> tuple[None, Pictures]:
+        """A segment's pictures. `again`: a decoder was lost with this segment, so let PyAV try, where that is free."""
+        reader: Reader = "pyav" if again and self._reader == "auto" else self._reader
+        return None, decode_segment(segment, self._height, self._width, reader=reader)
+
+    def give_up(self, segment: Segment, error: str, message: str) -> tuple[None, Pictures]:
+        """The pictures of a segment that no decoder survives: none, with the reason on record."""
+        empty = nothing(segment, self._height, self._width, segment.route, RuntimeError(message))
+        [damage] = empty.damage
+        return None, dataclasses.replace(empty, damage=(dataclasses.replace(damage, error=error, message=message),))

@@ -1,0 +1,584 @@
+"""Who does what when: files to demuxers, segments to decoders, parcels to lanes, rows to the committer.
+
+One loop in the job's own process. It holds handles and notes, never pictures, and sleeps in `actors.wait`. Three rules:
+
+- Memory is counted in bytes. A new parcel is asked for while the budget lasts; a run that has nothing under way may
+  always ask for one, so that the oldest thing that a lane waits for is never held up by what younger ones hold.
+- Any worker may be lost at any time, with whatever it held. A decoder's segment is tried once more and then given up;
+  everything else has one remedy: the video goes on from its last commit.
+- Rows are committed in the order in which their encoder wrote them, by this process alone.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from longtake.operators import errors
+from longtake.operators.config import ModelConfig
+from longtake.operators.errors import LongTakeError
+from longtake.pipeline import actors
+from longtake.pipeline.actors import Call, Outcome
+from longtake.pipeline.committer import NOTHING_WRITTEN
+from longtake.pipeline.engine_state import Ending, Job, Parcel, Role, Run, Slot
+from longtake.pipeline.media.plan import Sampling
+from longtake.pipeline.media.segment import Reader
+from longtake.pipeline.tables import IndexMetadata
+
+# Calls of an encoder under way: the next one waits there when one ends.
+ENCODER_CALLS = 2
+# Parcels of one lane in one call, and whole snippets that may wait in a lane before it gets no more.
+PARCELS_A_CALL = 8
+WAITING_SNIPPETS = 32
+# How long a lane with snippets waits for lanes without, before it is encoded beside padding.
+PATIENCE_S = 1.0
+# How often a worker may be lost over the same thing.
+VIDEO_LOSSES = 2
+ENCODER_LOSSES = 3
+SLOT_LOSSES = 6
+# The loop wakes at least this often, to notice an interrupt.
+WAKE_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """What an engine is made of. `device` is "cpu" or "cuda"; lanes are counted for each encoder."""
+
+    index_uri: str
+    metadata: IndexMetadata
+    model: str
+    config: ModelConfig
+    sampling: Sampling
+    reader: Reader
+    device: str
+    demuxers: int
+    decoders: int
+    encoders: int
+    lanes: int
+    encoder_threads: int
+    budget_bytes: int
+    commit_s: float
+    commit_bytes: int
+    demux_deadline_s: float
+    decode_deadline_s: float
+    encode_deadline_s: float
+    # On a cluster that others use too, workers ask for the cores that they keep busy.
+    cpus_a_decoder: float
+
+    def __post_init__(self) -> None:
+        counts = (self.demuxers, self.decoders, self.encoders, self.lanes, self.encoder_threads, self.budget_bytes)
+        if min(counts) < 1 or self.commit_s < 0:
+            raise ValueError(f"{self}: every count must be at least 1")
+
+
+class Engine:
+    """Runs a job's videos through the stages. `run` returns when all of it is committed."""
+
+    def __init__(self, job: Job, settings: EngineSettings) -> None:
+        self._job, self._settings = job, settings
+        self._calls: list[Call] = []
+        self._runs: list[Run] = []
+        self._next_run = 0
+        self._all_out = False
+        self._interrupts = 0
+        roles: list[tuple[Role, int]] = [
+            ("encode", settings.encoders),
+            ("demux", settings.demuxers),
+            ("decode", settings.decoders),
+        ]
+        self._slots = [Slot(role=role, number=number) for role, count in roles for number in range(count)]
+        for slot in self._slots:
+            if slot.role == "encode":
+                slot.lanes = [None] * settings.lanes
+
+    def run(self) -> None:
+        """Work until every video has ended and every row is committed.
+
+        Raises:
+            KeyboardInterrupt: interrupted; every row that was encoded by then is committed.
+            LongTakeError: the work cannot go on (and with its own class: the model cannot be loaded, and the like).
+        """
+        with self._interrupts_noted():
+            try:
+                for slot in self._slots:
+                    self._start(slot)
+                while not self._interrupts:
+                    self._dispatch()
+                    if self._is_finished():
+                        return
+                    for call in actors.wait(self._calls, self._pause_s()):
+                        self._settle(call)
+                self._commit_what_is_encoded()
+                raise KeyboardInterrupt
+            finally:
+                for slot in self._slots:
+                    if slot.worker is not None:
+                        actors.kill(slot.worker)
+
+    @contextmanager
+    def _interrupts_noted(self) -> Iterator[None]:
+        """Note SIGINT instead of breaking off anywhere: between a flush and its commit, rows would go missing."""
+
+        def note(number: int, frame: Any) -> None:
+            self._interrupts += 1
+            if self._interrupts > 1:
+                raise KeyboardInterrupt
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGINT, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    # Slots
+
+    def _of(self, role: Role) -> list[Slot]:
+        """The slots of a role whose workers are ready."""
+        return [slot for slot in self._slots if slot.role == role and slot.worker is not None]
+
+    def _start(self, slot: Slot) -> None:
+        settings, config = self._settings, self._settings.config
+        if slot.role == "encode":
+            stage = "longtake.pipeline.encode_stage:EncodeStage"
+            threads = settings.encoder_threads
+            arguments: tuple[Any, ...] = (
+                *(settings.model, settings.lanes, settings.device, threads),
+                *(settings.index_uri, settings.metadata),
+            )
+        elif slot.role == "demux":
+            stage, threads = "longtake.pipeline.demux_stage:DemuxStage", 1
+            arguments = (config, settings.sampling, settings.reader)
+        else:
+            stage, threads = "longtake.pipeline.decode_stage:DecodeStage", 1
+            arguments = (config.video.height, config.video.width, settings.reader)
+        cpus = settings.cpus_a_decoder if slot.role == "decode" else 0.0
+        gpus = 1.0 if slot.role == "encode" and settings.device != "cpu" else 0.0
+        slot.worker = None
+        ready = actors.start_worker(slot.role, stage, arguments, threads=threads, cpus=cpus, gpus=gpus)
+        ready.about = ("ready", slot)
+        self._calls.append(ready)
+
+    def _call(self, slot: Slot, method: str, *arguments: Any, about: tuple[Any, ...] = ("note",)) -> None:
+        assert slot.worker is not None
+        deadlines = {
+            "demux": self._settings.demux_deadline_s,
+            "decode": self._settings.decode_deadline_s,
+            "encode": self._settings.encode_deadline_s,
+        }
+        call = actors.call(
+            slot.worker,
+            method,
+            *arguments,
+            about=(about[0], slot, *about[1:]),
+            deadline_s=deadlines[slot.role],
+            payloads={"read": 2, "decode": 1, "give_up": 1}.get(method, 0),
+        )
+        slot.calls += 1
+        self._calls.append(call)
+
+    # Giving out work
+
+    def _dispatch(self) -> None:
+        self._admit_videos()
+        self._give_lanes()
+        self._feed_encoders()
+        self._feed_decoders()
+        self._feed_demuxers()
+        self._flush_encoders()
+
+    def _admit_videos(self) -> None:
+        lanes = sum(len(slot.lanes) for slot in self._slots)
+        # One more for each encoder is read ahead, so that a lane does not run dry between two videos.
+        wanted = lanes + sum(1 for slot in self._slots if slot.role == "encode")
+        demuxers = [slot for slot in self._slots if slot.role == "demux"]
+        while not self._all_out and len(self._runs) < wanted:
+            video = self._job.next_video()
+            if video is None:
+                self._all_out = True
+                return
+            least = min(demuxers, key=lambda slot: sum(1 for run in self._runs if run.demuxer is slot))
+            self._runs.append(Run(number=self._next_run, video=video, demuxer=least))
+            self._next_run += 1
+
+    def _give_lanes(self) -> None:
+        for run in self._runs:
+            if run.encoder is not None or run.state not in ("read", "read_out"):
+                continue
+            free = [slot for slot in self._of("encode") if slot.free_lane >= 0]
+            if not free:
+                return
+            slot = min(free, key=lambda slot: sum(1 for lane in slot.lanes if lane is not None))
+            assert run.start is not None and run.video.info is not None and run.video.plan is not None
+            run.encoder, run.lane = slot, slot.free_lane
+            slot.lanes[run.lane] = run
+            has_sound = run.video.info.audio is not None
+            start = run.start
+            self._call(
+                slot,
+                "begin",
+                *(run.lane, run.number, run.video.video_id, run.video.plan, has_sound, start.first, start.memory),
+            )
+
+    def _feed_encoders(self) -> None:
+        for slot in self._of("encode"):
+            if slot.calls >= ENCODER_CALLS:
+                continue
+            where: list[tuple[int, int]] = []
+            parcels: list[Any] = []
+            taken: list[tuple[Run, int]] = []
+            for run in slot.lanes:
+                if run is None or run.state == "leaving" or run.waiting > WAITING_SNIPPETS:
+                    continue
+                count = 0
+                while run.parcels and run.parcels[0].ready and count < PARCELS_A_CALL:
+                    parcel = run.parcels.popleft()
+                    where.append((run.lane, run.number))
+                    parcels += [parcel.items, parcel.pictures]
+                    run.fed_bytes += parcel.size_bytes
+                    taken.append((run, parcel.size_bytes))
+                    count += 1
+            waiting = any(run is not None and run.waiting for run in slot.lanes)
+            drain = waiting and not slot.calls and time.monotonic() - slot.fed_at > PATIENCE_S
+            if where or drain:
+                slot.fed_at = time.monotonic()
+                self._call(slot, "feed", where, drain, *parcels, about=("feed", taken))
+
+    def _feed_decoders(self) -> None:
+        free = [slot for slot in self._of("decode") if not slot.calls]
+        while free:
+            wanting = [
+                (run.ahead, run.number, run, parcel)
+                for run in self._runs
+                if run.state != "leaving"
+                for parcel in run.parcels
+                if not parcel.ready and not parcel.decoding
+            ]
+            if not wanting:
+                return
+            _, _, run, parcel = min(wanting, key=lambda one: one[:2])
+            parcel.decoding = True
+            lost = run.video.broken.get(parcel.note.start_ns, 0)
+            slot, about = free.pop(), ("decode", run, parcel)
+            if lost < VIDEO_LOSSES:
+                self._call(slot, "decode", parcel.segment, lost > 0, about=about)
+            else:
+                message = f"{lost} decoders were lost with this segment (killed, crashed or past the deadline)"
+                self._call(slot, "give_up", parcel.segment, "DecoderLost", message, about=about)
+
+    def _feed_demuxers(self) -> None:
+        snippet_bytes = self._snippet_bytes()
+        held = sum(run.size_bytes + run.waiting * snippet_bytes for run in self._runs)
+        for slot in self._of("demux"):
+            if slot.calls:
+                continue
+            mine = [run for run in self._runs if run.demuxer is slot and not run.asked]
+            reading = sorted((run for run in mine if run.state == "read"), key=lambda run: (run.ahead, run.number))
+            for run in [run for run in mine if run.state in ("look", "start")] + reading:
+                # A video read ahead, without a lane, leaves half of the budget to those that have one.
+                budget = self._settings.budget_bytes // (1 if run.encoder is not None else 2)
+                hungry = run.encoder is not None and not run.size_bytes and not run.waiting
+                if run.state == "read" and not hungry and held >= budget:
+                    continue
+                run.asked = True
+                if run.state == "look":
+                    self._call(slot, "look", run.video.uri, run.video.known_hash, about=("look", run))
+                elif run.state == "start":
+                    run.start = self._job.start(run.video)
+                    first = run.start.first
+                    self._call(slot, "start", run.number, run.video.info, run.video.plan, first, about=("start", run))
+                else:
+                    self._call(slot, "read", run.number, about=("read", run))
+                break
+
+    def _flush_encoders(self) -> None:
+        idle = self._all_out and not self._runs
+        now = time.monotonic()
+        for slot in self._of("encode"):
+            leaving = any(run is not None and run.state == "leaving" for run in slot.lanes)
+            if slot.flushing or not (slot.dirty or slot.ended or leaving):
+                continue
+            due = now - slot.flushed_at >= self._settings.commit_s
+            if due or idle or leaving or slot.row_bytes >= self._settings.commit_bytes:
+                self._flush(slot)
+
+    def _flush(self, slot: Slot) -> None:
+        ended, slot.ended = slot.ended, []
+        left = [run for run in slot.lanes if run is not None and run.state == "leaving"]
+        slot.flushing, slot.dirty, slot.row_bytes = True, False, 0
+        self._call(slot, "flush", about=("flush", ended, left))
+        for run in left:
+            self._call(slot, "drop", run.lane, run.number)
+
+    def _pause_s(self) -> float:
+        """How long nothing but an answer can make work: until a commit is due, or a lane's patience is over."""
+        now, pause = time.monotonic(), WAKE_S
+        for slot in self._of("encode"):
+            if (slot.dirty or slot.ended) and not slot.flushing:
+                pause = min(pause, slot.flushed_at + self._settings.commit_s - now)
+        return max(0.01, pause)
+
+    def _snippet_bytes(self) -> int:
+        video, audio = self._settings.config.video, self._settings.config.audio
+        return video.frames * video.height * video.width * 3 + audio.frames * audio.mels * 4
+
+    def _is_finished(self) -> bool:
+        encoders = [slot for slot in self._slots if slot.role == "encode"]
+        return self._all_out and not self._runs and not any(slot.ended or slot.flushing for slot in encoders)
+
+    # Taking results
+
+    def _settle(self, call: Call) -> None:
+        if call not in self._calls:
+            # Its worker was lost a moment ago, and all of its calls with it.
+            return
+        self._calls.remove(call)
+        outcome = call.outcome
+        assert outcome is not None
+        kind, slot, *about = call.about
+        if kind == "ready":
+            self._settle_ready(call, slot, outcome)
+            return
+        slot.calls -= 1
+        if outcome.kind in ("died", "hung") or (outcome.kind == "error" and slot.role != "demux"):
+            # A stage that raises what it should have dealt with is as unreliable as one that died.
+            self._lose(slot, outcome, kind, about)
+            return
+        if outcome.kind == "lost":
+            for run in [run for run, _ in about[0]] if kind == "feed" else [a for a in about if isinstance(a, Run)]:
+                self._count_loss(run, "transport", outcome)
+                self._leave(run, None)
+            return
+        if kind != "note":
+            slot.losses = 0
+            settle: dict[str, Any] = {
+                "look": self._settle_look,
+                "start": self._settle_start,
+                "read": self._settle_read,
+                "decode": self._settle_decode,
+                "feed": self._settle_feed,
+                "flush": self._settle_flush,
+            }
+            settle[kind](slot, outcome, *about)
+
+    def _settle_ready(self, call: Call, slot: Slot, outcome: Outcome) -> None:
+        if outcome.kind == "done":
+            slot.worker, slot.calls = call.worker, 0
+            slot.flushed_at = slot.fed_at = time.monotonic()
+            actors.admit(call.worker, outcome)
+            return
+        if outcome.kind == "error":
+            # What a stage cannot be made of now, it cannot be made of later.
+            known = getattr(errors, outcome.error, LongTakeError)
+            raise known(outcome.message if known is not LongTakeError else f"{outcome.error}: {outcome.message}")
+        actors.kill(call.worker)
+        slot.losses += 1
+        if outcome.kind == "died" and slot.losses < SLOT_LOSSES:
+            self._start(slot)
+        else:
+            self._retire(slot, outcome)
+
+    def _settle_look(self, slot: Slot, outcome: Outcome, run: Run) -> None:
+        run.asked = False
+        if outcome.kind == "error":
+            self._leave(run, Ending(video=run.video, stage="probe", error=outcome.error, message=outcome.message))
+        elif self._job.looked(run.video, outcome.value):
+            run.state = "start"
+        else:
+            self._forget(run)
+
+    def _settle_start(self, slot: Slot, outcome: Outcome, run: Run) -> None:
+        run.asked = False
+        if outcome.kind == "error":
+            self._leave(run, Ending(video=run.video, stage="demux", error=outcome.error, message=outcome.message))
+        elif run.state == "start":
+            run.state = "read"
+
+    def _settle_read(self, slot: Slot, outcome: Outcome, run: Run) -> None:
+        run.asked = False
+        if run.state != "read":
+            return
+        if outcome.kind == "error":
+            ending = Ending(video=run.video, stage="demux", error=outcome.error, message=outcome.message)
+            self._leave(run, ending)
+            return
+        note = outcome.value
+        items, segment = outcome.payload
+        run.parcels.append(Parcel(note=note, items=items, segment=segment, ready=not note.has_segment))
+        if note.last:
+            run.state = "read_out"
+
+    def _settle_decode(self, slot: Slot, outcome: Outcome, run: Run, parcel: Parcel) -> None:
+        parcel.pictures, parcel.segment, parcel.ready = outcome.payload[0], None, True
+
+    def _settle_feed(self, slot: Slot, outcome: Outcome, taken: list[tuple[Run, int]]) -> None:
+        for run, size_bytes in taken:
+            run.fed_bytes -= size_bytes
+        slot.row_bytes = outcome.value.row_bytes
+        by_number = {run.number: run for run in slot.lanes if run is not None}
+        for state in outcome.value.lanes:
+            if state.run not in by_number:
+                continue
+            run = by_number[state.run]
+            run.waiting = state.waiting
+            if state.damage:
+                self._job.damaged(run.video, state.damage)
+            if state.encoded or state.damage:
+                slot.dirty = True
+                self._job.encoded(run.video, state.encoded, state.frames, state.reached_ns)
+            if state.error or state.end_ns is not None:
+                ending = Ending(
+                    video=run.video,
+                    end_ns=state.end_ns,
+                    stage="assemble" if state.error else "",
+                    error=state.error,
+                    message=state.message,
+                )
+                slot.ended.append(ending)
+                if run.state == "read":
+                    self._stop_demux(run)
+                self._forget(run)
+
+    def _settle_flush(self, slot: Slot, outcome: Outcome, ended: list[Ending], left: list[Run]) -> None:
+        slot.flushing, slot.flushed_at = False, time.monotonic()
+        for run in self._runs:
+            if run.video.video_id in outcome.value.spans:
+                run.video.losses.clear()
+        gone = [run for run in left if run.state == "leaving"]
+        self._job.commit(outcome.value, ended + [run.ending for run in gone if run.ending is not None])
+        for run in gone:
+            self._restart(run)
+
+    # Losses
+
+    def _lose(self, slot: Slot, outcome: Outcome, kind: str, about: list[Any]) -> None:
+        """A worker is gone, with everything it held and every call of it."""
+        assert slot.worker is not None
+        actors.kill(slot.worker)
+        mine = [call for call in self._calls if call.about[1] is slot]
+        self._calls = [call for call in self._calls if call.about[1] is not slot]
+        slot.worker, slot.calls = None, 0
+        slot.losses += 1
+        if slot.losses >= SLOT_LOSSES:
+            raise LongTakeError(
+                f"{slot.losses} {slot.role} workers were lost one after another: {outcome.error}: {outcome.message}"
+            )
+        if slot.role == "decode":
+            run, parcel = about
+            parcel.decoding = False
+            run.video.broken[parcel.note.start_ns] = run.video.broken.get(parcel.note.start_ns, 0) + 1
+        elif slot.role == "demux":
+            for held in [run for run in self._runs if run.demuxer is slot]:
+                if held in about:
+                    self._count_loss(held, "probe" if kind == "look" else "demux", outcome)
+                held.asked = False
+                if held.state != "look":
+                    self._leave(held, None)
+        else:
+            self._lose_encoder(slot, outcome, [(kind, about), *((call.about[0], call.about[2:]) for call in mine)])
+        self._start(slot)
+
+    def _lose_encoder(self, slot: Slot, outcome: Outcome, calls: list[tuple[str, Any]]) -> None:
+        endings = slot.ended + [ending for kind, about in calls if kind == "flush" for ending in about[0]]
+        slot.ended, slot.flushing, slot.dirty, slot.row_bytes = [], False, False, 0
+        runs = [run for run in slot.lanes if run is not None]
+        for run in runs:
+            if run.state == "read":
+                self._stop_demux(run)
+            self._count_loss(run, "encode", outcome, ENCODER_LOSSES)
+            if run.ending is not None:
+                self._job.commit(NOTHING_WRITTEN, [run.ending])
+            self._restart(run)
+        # Videos whose last rows were not committed yet: back to where their commits leave off.
+        for ending in endings:
+            if ending.error:
+                self._job.commit(NOTHING_WRITTEN, [ending])
+            else:
+                self._runs.append(
+                    Run(number=self._next_run, video=ending.video, demuxer=self._any_demuxer(), state="start")
+                )
+                self._next_run += 1
+
+    def _count_loss(self, run: Run, stage: str, outcome: Outcome, most: int = VIDEO_LOSSES) -> None:
+        """A worker was lost over this video; too often, and the video ends."""
+        losses = run.video.losses
+        losses[stage] = losses.get(stage, 0) + 1
+        if losses[stage] >= most:
+            self._leave(
+                run,
+                Ending(
+                    video=run.video,
+                    stage=stage,
+                    error=outcome.error,
+                    message=f"{losses[stage]} workers were lost over this video: {outcome.message}",
+                ),
+            )
+
+    def _leave(self, run: Run, ending: Ending | None) -> None:
+        """Take a run out of work: at once, or where an encoder holds rows of it, once these are committed."""
+        if run.state in ("leaving", "gone"):
+            run.ending = run.ending or ending
+            return
+        run.ending = ending
+        if run.state == "read" and run.demuxer.worker is not None:
+            self._stop_demux(run)
+        run.state = "leaving"
+        run.parcels.clear()
+        if run.encoder is None:
+            if ending is not None:
+                self._job.commit(NOTHING_WRITTEN, [ending])
+            self._restart(run)
+
+    def _restart(self, run: Run) -> None:
+        """Put a fresh run in the place of one that is over, unless its video has ended."""
+        place = self._runs.index(run)
+        self._forget(run)
+        if run.ending is None:
+            fresh = Run(number=self._next_run, video=run.video, demuxer=self._any_demuxer(), state="start")
+            self._next_run += 1
+            self._runs.insert(place, fresh)
+
+    def _forget(self, run: Run) -> None:
+        if run.encoder is not None:
+            run.encoder.lanes[run.lane] = None
+        run.state = "gone"
+        run.parcels.clear()
+        self._runs.remove(run)
+
+    def _stop_demux(self, run: Run) -> None:
+        if run.demuxer.worker is not None:
+            self._call(run.demuxer, "stop", run.number)
+
+    def _any_demuxer(self) -> Slot:
+        demuxers = [slot for slot in self._slots if slot.role == "demux"]
+        return min(demuxers, key=lambda slot: sum(1 for run in self._runs if run.demuxer is slot))
+
+    def _retire(self, slot: Slot, outcome: Outcome) -> None:
+        """Go on without a worker that cannot be started, for want of room on what is left of a cluster."""
+        if not any(other.role == slot.role and other is not slot for other in self._slots):
+            raise LongTakeError(f"no {slot.role} worker can be started: {outcome.error}: {outcome.message}")
+        self._slots.remove(slot)
+        for run in [run for run in self._runs if run.demuxer is slot]:
+            run.demuxer = self._any_demuxer()
+
+    def _commit_what_is_encoded(self) -> None:
+        """After an interrupt: every encoder writes its rows, and they are committed. No new work."""
+        for slot in self._of("encode"):
+            if not slot.flushing:
+                self._flush(slot)
+        while True:
+            flushes = [call for call in self._calls if call.about[0] in ("flush", "feed")]
+            if not any(call.about[0] == "flush" for call in flushes):
+                return
+            for call in actors.wait(flushes, WAKE_S):
+                if call.outcome is not None and call.outcome.kind == "done":
+                    self._settle(call)
+                else:
+                    self._calls.remove(call)
