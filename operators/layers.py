@@ -31,7 +31,8 @@ def attend(q_BHNE: Tensor, k_BHSE: Tensor, v_BHSE: Tensor, bias: Tensor | None) 
     logits_BHNS = (q_BHNE * q_BHNE.shape[-1] ** -0.5) @ k_BHSE.transpose(-1, -2)
     if bias is not None:
         logits_BHNS = logits_BHNS + bias.to(logits_BHNS.dtype)
-    return logits_BHNS.softmax(dim=-1, dtype=logits_BHNS.dtype) @ v_BHSE
+    out_BHNE: Tensor = logits_BHNS.softmax(dim=-1, dtype=logits_BHNS.dtype) @ v_BHSE
+    return out_BHNE
 
 
 class Attention(nn.Module):

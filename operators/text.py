@@ -11,6 +11,7 @@ E head width, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -36,9 +37,7 @@ class Context:
 
     def with_span(self, span_mask_BT: Tensor, tokens: int) -> Context:
         """The same latents under another span mask, a row each."""
-        return Context(
-            keys_BHNE=self.keys_BHNE, values_BHNE=self.values_BHNE, bias=span_bias(span_mask_BT, tokens)
-        )
+        return Context(keys_BHNE=self.keys_BHNE, values_BHNE=self.values_BHNE, bias=span_bias(span_mask_BT, tokens))
 
     def select(self, index: Tensor) -> Context:
         """The contexts of rows `index` (videos may repeat: several questions share one video)."""
@@ -116,7 +115,8 @@ class SelfAttention(nn.Module):
         if before and length > 1:
             mask = torch.ones(length, before + length, dtype=torch.bool, device=q.device).tril(before)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=not before and length > 1)
-        return self.output(rearrange(out, "b h l e -> b l (h e)"))
+        out_BLD: Tensor = self.output(rearrange(out, "b h l e -> b l (h e)"))
+        return out_BLD
 
 
 class SwiGLU(nn.Module):
@@ -129,7 +129,8 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+        out: Tensor = self.down(F.silu(gate) * up)
+        return out
 
 
 class TextLayer(nn.Module):
@@ -171,7 +172,7 @@ class TextDecoder(nn.Module):
             span_mask_BT: bool, the snippets that may be looked at.
         """
         normed = self.norm_latents(latents_BTmD)
-        pairs = [layer.cross_attention.context(normed) for layer in self.layers]
+        pairs = [layer.cross_attention.context(normed) for layer in self._text_layers()]
         return Context(
             keys_BHNE=tuple(k for k, _ in pairs),
             values_BHNE=tuple(v for _, v in pairs),
@@ -197,12 +198,12 @@ class TextDecoder(nn.Module):
         length = ids_BL.shape[1]
         if before + length > self.config.context:
             raise ValueError(f"the text has {before + length} tokens; the model reads at most {self.config.context}")
-        head_width = self.layers[0].self_attention.head_width
+        head_width = self._text_layers()[0].self_attention.head_width
         positions = torch.arange(before, before + length, device=ids_BL.device)
         rotary = rotary_angles(positions, head_width, self.config.rope_theta)
         x = self.embedding(ids_BL)
         weights = None
-        for number, layer in enumerate(self.layers):
+        for number, layer in enumerate(self._text_layers()):
             x = x + layer.self_attention(layer.norm_self(x), rotary, past[number] if past is not None else None)
             last = number == len(self.layers) - 1
             cross, weights = layer.cross_attention(
@@ -216,6 +217,9 @@ class TextDecoder(nn.Module):
             x = x + layer.mlp(layer.norm_mlp(x))
         evidence = weights[:, : self.evidence_heads].mean(dim=1) if weights is not None else None
         return self.head(self.norm(x)), evidence
+
+    def _text_layers(self) -> list[TextLayer]:
+        return [cast(TextLayer, layer) for layer in self.layers]
 
 
 def span_bias(span_mask_BT: Tensor, tokens: int) -> Tensor:
