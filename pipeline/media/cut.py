@@ -106,20 +106,24 @@ class SegmentCutter:
         """A key frame is shown after all that was met before it. Where it is not, time went back (recordings joined
         without care): what follows is left out until the pictures are past the point that was reached."""
         goes_back = self.clock.last_pts >= key_pts
-        if goes_back and not self._going_back:
-            at_ns = self.clock.reached_ns
-            yield Damage(
-                stage="demux",
-                start_ns=at_ns,
-                stop_ns=at_ns + 1,
-                error="TimeGoesBack",
-                message=f"timestamps go back from {at_ns / SECOND_NS:.3f} s to {self._ns(key_pts) / SECOND_NS:.3f} s; "
-                "what is shown twice is left out",
-            )
+        if self._going_back and not goes_back:
+            yield self._time_went_back(self._ns(key_pts))
         self._going_back = goes_back
+
+    def _time_went_back(self, until_ns: int) -> Damage:
+        at_ns = self.clock.reached_ns
+        return Damage(
+            stage="demux",
+            start_ns=at_ns,
+            stop_ns=max(until_ns, at_ns + 1),
+            error="TimeGoesBack",
+            message=f"timestamps go back at {at_ns / SECOND_NS:.3f} s; what would be shown twice is left out",
+        )
 
     def finish(self) -> Iterator[Segment | Pictures | Damage]:
         """The last segment; nothing may follow."""
+        if self._going_back:
+            yield self._time_went_back(0)
         if self._next:
             yield from self._cut(self._next[0].pts)
         yield from self._cut(None)

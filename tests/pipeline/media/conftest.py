@@ -106,9 +106,10 @@ def _write_clip(
     pictures: Callable[[int], NDArray[np.uint8]] = numbered,
     container: str | None = None,
     sample_aspect: Fraction | None = None,
+    muxer_options: dict[str, str] | None = None,
 ) -> Path:
     """Encode a clip of numbered pictures, at a fixed rate or at `times_s`, with sound that starts at `sound_at_s`."""
-    with av.open(str(path), "w", format=container) as out:
+    with av.open(str(path), "w", format=container, container_options=muxer_options or {}) as out:
         stream: Any = out.add_stream(codec, rate=rate, options=options or {})
         first = pictures(0)
         stream.height, stream.width = first.shape[:2]
