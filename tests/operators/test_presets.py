@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from longtake.operators import presets
 from longtake.operators.config import ModelConfig
@@ -36,6 +37,30 @@ def test_mirasol_3b_has_the_size_of_the_paper() -> None:
     assert 512 % config.video.frames == 0
     grids = [tube.grid(config.video.clip) for tube in config.video.tubes]
     assert [t * y * x for t, y, x in grids] == [98, 147, 98, 196]
+
+
+def test_mirasol_3b_fits_together() -> None:
+    from longtake.operators.combiners import Features
+    from longtake.operators.combiners.ttm import input_tokens
+    from longtake.operators.model import LongTakeModel
+
+    config = presets.mirasol_3b()
+    assert input_tokens(config) == 539 + 16 * 8
+    with torch.device("meta"), torch.no_grad():
+        model = LongTakeModel(config)
+        features = Features(
+            video_BND=torch.empty(16, 539, 1536),
+            video_mask_BN=torch.ones(16, 539, dtype=torch.bool),
+            audio_BND=torch.empty(16, 128, 1536),
+            audio_mask_BN=torch.ones(16, 128, dtype=torch.bool),
+        )
+        tokens, memory = model.combiner.sequence(features, model.combiner.initial_memory(1), torch.zeros(1, 16))
+        latents = model.latent_model(tokens)
+        context = model.text_decoder.context(latents, torch.ones(1, 16, dtype=torch.bool))
+        logits, _ = model.text_decoder(torch.zeros(1, 9, dtype=torch.int64), context)
+    assert tokens.shape == latents.shape == (1, 16, 32, 1536)
+    assert memory.shape == (1, 96, 1536)
+    assert logits.shape == (1, 9, 32_000)
 
 
 def test_base_has_about_150_million_parameters() -> None:
