@@ -233,12 +233,16 @@ def _try(index: Index, request: Request, *, as_json: bool) -> int:
 
 def _prompt(index: Index, request: Request, *, as_json: bool) -> int:
     """Read questions until the input ends. Typed errors cost nothing; of a pipe the exit code tells them."""
+    from longtake.jobs.console import counted
+
     typed = sys.stdin.isatty()
     if typed:
         # Importing it gives `input` a history and line editing.
         import readline  # noqa: F401
 
-        print(f"{len(index.videos())} videos in {index.path}; :help lists what you can type", file=sys.stderr)
+        print(
+            f"{counted(len(index.videos()), 'video')} in {index.path}; :help lists what you can type", file=sys.stderr
+        )
     code = 0
     while True:
         try:

@@ -46,3 +46,8 @@ def table(*columns: str, right: Sequence[str] = (), title: str | None = None) ->
 def percent(share: float) -> str:
     """A share of 1 as `97.5 %`."""
     return f"{100 * share:.1f} %"
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 video`, `2 videos`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -113,6 +113,8 @@ def _command(name: str) -> Command | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (the process's own by default) and return its exit code."""
+    # Lance's own log lines (a table that is made anew is a "WARN") would come between ours.
+    os.environ.setdefault("LANCE_LOG", "error")
     words = sys.argv[1:] if argv is None else list(argv)
     parser = build_parser()
     if not words:

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     import dataclasses
     from collections import Counter
 
-    from longtake.jobs.console import output, print_json, table
+    from longtake.jobs.console import counted, output, print_json, table
     from longtake.pipeline.tables import IndexReader
 
     reader = IndexReader.open(args.index)
@@ -68,10 +68,13 @@ def run(args: argparse.Namespace) -> int:
     states = ", ".join(
         f"{counts[status]} {status}" for status in ("done", "indexing", "partial", "failed") if counts[status]
     )
-    out.print(f"\n{len(videos)} videos ({states or 'none'}), {totals['snippets']} snippets, {totals['frames']} frames")
+    out.print(
+        f"\n{counted(len(videos), 'video')} ({states or 'none'}), "
+        f"{counted(int(totals['snippets']), 'snippet')}, {counted(int(totals['frames']), 'frame')}"
+    )
     metadata = reader.metadata
     sampling = f"{metadata.rate_hz:g} frames/s" if metadata.rate_hz is not None else f"{metadata.frames} frames a video"
     out.print(f"model {metadata.model} ({metadata.fingerprint}), {sampling}, version {reader.version}")
     if failures:
-        out.print(f"{len(failures)} failures: longtake failures {args.index}")
+        out.print(f"{counted(len(failures), 'failure')}: longtake failures {args.index}")
     return 0
