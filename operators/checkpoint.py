@@ -100,7 +100,9 @@ def save_model(path: Path, model: LongTakeModel, tokenizer: ChatTokenizer) -> No
     path.mkdir(parents=True, exist_ok=True)
     (path / CONFIG).write_text(model.config.to_json())
     tokenizer.save(path / TOKENIZER)
-    save_file({name: value.detach().float().contiguous().cpu() for name, value in model.state_dict().items()}, path / WEIGHTS)
+    save_file(
+        {name: value.detach().float().contiguous().cpu() for name, value in model.state_dict().items()}, path / WEIGHTS
+    )
 
 
 def random_model(config: ModelConfig, seed: int = 0) -> LoadedModel:

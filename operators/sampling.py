@@ -126,6 +126,8 @@ def score_choices(
         words = torch.tensor(answer, device=device)
         evidence_N = evidence_BLN[row, places[: max(1, len(answer) - 1)]].mean(0)
         scored.append(
-            Generated(ids=tuple(answer[:-1]), log_probability=float(log_BLV[row, places, words].sum()), evidence_N=evidence_N)
+            Generated(
+                ids=tuple(answer[:-1]), log_probability=float(log_BLV[row, places, words].sum()), evidence_N=evidence_N
+            )
         )
     return scored

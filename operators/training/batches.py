@@ -109,7 +109,9 @@ def _blur(x_NHWC: Tensor) -> Tensor:
     """A 1-2-1 blur along rows and columns; the outermost pixels stay."""
     for axis in (1, 2):
         size = x_NHWC.shape[axis] - 2
-        inner = (x_NHWC.narrow(axis, 0, size) + x_NHWC.narrow(axis, 2, size)).add_(x_NHWC.narrow(axis, 1, size), alpha=2)
+        inner = (x_NHWC.narrow(axis, 0, size) + x_NHWC.narrow(axis, 2, size)).add_(
+            x_NHWC.narrow(axis, 1, size), alpha=2
+        )
         blurred = x_NHWC.clone()
         blurred.narrow(axis, 1, size).copy_(inner.mul_(0.25))
         x_NHWC = blurred
@@ -133,9 +135,7 @@ def _mel(script: Script, config: ModelConfig, rng: np.random.Generator | None) -
     for beat in range(script.beats):
         part = slice(beat * per_beat, (beat + 1) * per_beat)
         start = round(beat * BEAT_S * NS)
-        beats.append(
-            resample_frames(mel_NM[part], centres_N[part], start, start + round(BEAT_S * NS), audio.frames)
-        )
+        beats.append(resample_frames(mel_NM[part], centres_N[part], start, start + round(BEAT_S * NS), audio.frames))
     return torch.stack([mel for mel, _ in beats]), torch.stack([mask for _, mask in beats])
 
 
@@ -158,9 +158,7 @@ def draw_questions(rng: random.Random, script: Script, count: int, captions: int
     return drawn
 
 
-def tensorize(
-    asked: Sequence[tuple[int, Question]], snippets: int, tokenizer: ChatTokenizer
-) -> Questions:
+def tensorize(asked: Sequence[tuple[int, Question]], snippets: int, tokenizer: ChatTokenizer) -> Questions:
     """Questions, each with its video's number in the batch, as padded tensors."""
     prompts = [tokenizer.prompt(question.text) for _, question in asked]
     answers = [tokenizer.answer(question.answer) for _, question in asked]
@@ -222,7 +220,11 @@ class ClipDataset(Dataset[tuple[Clips, Questions]]):
             (number, question)
             for number, script in enumerate(scripts)
             for question in draw_questions(
-                rng, script, max(1, self.stage.questions * beats // low), self.stage.captions * beats // low, self.stage.spans
+                rng,
+                script,
+                max(1, self.stage.questions * beats // low),
+                self.stage.captions * beats // low,
+                self.stage.spans,
             )
         ]
         return clips, tensorize(asked, beats, self.tokenizer)

@@ -109,9 +109,7 @@ def splice(parts: Sequence[Script]) -> Script:
 
     def moved(name: str) -> tuple[object, ...]:
         return tuple(
-            dataclasses.replace(
-                event, start_s=event.start_s + number * BEAT_S, stop_s=event.stop_s + number * BEAT_S
-            )
+            dataclasses.replace(event, start_s=event.start_s + number * BEAT_S, stop_s=event.stop_s + number * BEAT_S)
             for number, part in enumerate(parts)
             for event in getattr(part, name)
         )
@@ -182,8 +180,6 @@ class LongDataset(Dataset[tuple[Tensor, Questions]]):
         asked = [
             (number, question)
             for number, order in enumerate(chosen)
-            for question in draw_questions(
-                rng, self.pool.script(order), self.stage.questions, 1, self.stage.spans
-            )
+            for question in draw_questions(rng, self.pool.script(order), self.stage.questions, 1, self.stage.spans)
         ]
         return torch.tensor(chosen), tensorize(asked, beats, self.tokenizer)

@@ -122,9 +122,7 @@ class Trainer:
                 self.seconds += time.monotonic() - began
                 began = time.monotonic()
                 if self.step % self.log_every == 0 or self.step == steps:
-                    values = {
-                        "loss": losses.total.item(), **losses.parts, "rate": rate, "seconds": self.seconds
-                    }
+                    values = {"loss": losses.total.item(), **losses.parts, "rate": rate, "seconds": self.seconds}
                     self._log(stage, values)
                     on_report(Report(stage=stage, step=self.step, steps=steps, values=values))
                 if self.step % self.save_every == 0:

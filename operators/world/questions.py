@@ -181,9 +181,7 @@ def _exists(rng: random.Random, view: _View) -> Drawn | None:
         return None
     if yes:
         name = rng.choice(names)
-        moments = [
-            (max(t.start_s, view.start), min(t.stop_s, view.stop)) for t in view.things if t.name == name
-        ]
+        moments = [(max(t.start_s, view.start), min(t.stop_s, view.stop)) for t in view.things if t.name == name]
         return f"was a {name} shown", answer, moments
     # A missing thing whose colour and shape were both seen, each on another thing: only the pair tells.
     colours = {t.colour for t in view.things}

@@ -46,7 +46,9 @@ def _harmonics(t: Array, hz: float, weights: list[float]) -> Array:
 
 def _horn(t: Array, length: float, pitch: float, rng: np.random.Generator) -> Array:
     rise = np.minimum(1.0, t / 0.06)
-    return rise * (_harmonics(t, 220 * pitch, [1, 0.9, 0.8, 0.6, 0.4, 0.3]) + _harmonics(t, 277 * pitch, [1, 0.8, 0.6, 0.4]))
+    return rise * (
+        _harmonics(t, 220 * pitch, [1, 0.9, 0.8, 0.6, 0.4, 0.3]) + _harmonics(t, 277 * pitch, [1, 0.8, 0.6, 0.4])
+    )
 
 
 def _bell(t: Array, length: float, pitch: float, rng: np.random.Generator) -> Array:

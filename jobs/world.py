@@ -1,0 +1,88 @@
+"""`longtake world`: made videos whose truth is known, with questions."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from longtake.jobs.main import Subparsers
+
+EXAMPLES = """\
+examples:
+  longtake world --out world --videos 20                        20 videos of 512 pictures each, with sound
+  longtake world --out world --videos 2 --snippets 256 --seed 7 longer ones: 2,048 pictures each
+  longtake world --out deaf --videos 20 --spoil sound_order     the same, each beat's sound at another beat
+
+DIR gets v0000.mp4, v0001.mp4, ... (H.264 and AAC) and questions.jsonl; index DIR, then `longtake evaluate` it.
+"""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add `world` to the command line."""
+    parser = subparsers.add_parser(
+        "world",
+        help="write made videos whose truth is known, and questions about them",
+        description="Write real MP4 files of a made world (coloured shapes, sounds, flashes) and questions with answers.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", metavar="DIR", required=True, help="where to write; must not hold a world yet")
+    parser.add_argument("--videos", metavar="N", type=int, default=20, help="how many videos (20)")
+    parser.add_argument(
+        "--snippets", metavar="N", type=int, default=64, help="length of each, in snippets of 1 s and 8 pictures (64)"
+    )
+    parser.add_argument("--seed", metavar="S", type=int, default=0, help="another seed gives other videos (0)")
+    parser.add_argument("--width", metavar="W", type=int, default=192, help="picture width (192)")
+    parser.add_argument("--height", metavar="H", type=int, default=144, help="picture height (144)")
+    parser.add_argument(
+        "--questions",
+        metavar="N",
+        type=int,
+        default=2,
+        help="questions of each kind a video, and half as many on spans (2)",
+    )
+    parser.add_argument(
+        "--spoil",
+        choices=("nothing", "sound_order", "pictures"),
+        default="nothing",
+        help="shuffle the sound between snippets, or blank the pictures, and leave all else as it is",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the world, then say what a guesser would score on it."""
+    import dataclasses
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from longtake.jobs.console import messages, output, percent, print_json, table
+    from longtake.pipeline.world_video import WorldOptions, write_world
+
+    options = WorldOptions(
+        out=Path(args.out),
+        videos=args.videos,
+        snippets=args.snippets,
+        seed=args.seed,
+        width=args.width,
+        height=args.height,
+        questions_per_kind=args.questions,
+        spoil=args.spoil,
+    )
+    columns = (TextColumn("videos"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=messages(), transient=True) as progress:
+        task = progress.add_task("videos", total=options.videos)
+        summary = write_world(options, on_video=lambda done: progress.update(task, completed=done))
+    if args.json:
+        print_json(dataclasses.asdict(summary))
+        return 0
+    shown = table("kind", "questions", "majority", "question only", right=("questions", "majority", "question only"))
+    for kind, count in summary.by_kind.items():
+        majority, question_only = summary.guesses[kind]
+        shown.add_row(kind, str(count), percent(majority), percent(question_only))
+    console = output()
+    console.print(shown)
+    console.print(f"{summary.videos} videos and {summary.questions} questions in {options.out}")
+    return 0
