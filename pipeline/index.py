@@ -37,7 +37,8 @@ class VideoAnswer:
     `probability` is the model's own, 0 to 1. `moments` are where the answer looked, strongest first; none means that
     it looked at nothing in the video. `seen_until_s` is the end of the last snippet that the index holds; while
     `still_indexing`, what comes after it has not been seen. `votes` counts the sampled answers when votes were asked
-    for. `unknown_words` are the question's words that the model's vocabulary lacks: it has not understood them.
+    for. `unknown_words` are the words of the question and the choices that the model's vocabulary lacks: it has
+    not understood them.
     """
 
     video: str
@@ -271,15 +272,23 @@ class Index:
         mask_T = snippets_in_span(watched.start_ns_T, watched.stop_ns_T, asked.from_s, asked.to_s)
         if not mask_T.any():
             return None
-        given = self._load().answer(
-            watched.latents_TmD,
-            asked.question,
-            span_mask_T=None if mask_T.all() else torch.from_numpy(mask_T),
-            choices=asked.choices,
-            votes=asked.votes,
-            temperature=asked.temperature,
-            seed=asked.seed,
-        )
+        answerer = self._load()
+        try:
+            given = answerer.answer(
+                watched.latents_TmD,
+                asked.question,
+                span_mask_T=None if mask_T.all() else torch.from_numpy(mask_T),
+                choices=asked.choices,
+                votes=asked.votes,
+                temperature=asked.temperature,
+                seed=asked.seed,
+            )
+        except ValueError as error:
+            # What can still be wrong is the question itself: it is too long for the model.
+            raise InputError(f"{asked.question[:40]!r}: {error}") from error
+        unknown = [*given.unknown_words]
+        for choice in asked.choices or ():
+            unknown += answerer.loaded.tokenizer.unknown_words(choice)
         weights_T = given.weights_T.detach().cpu().float().numpy()
         return VideoAnswer(
             video=row.uri,
@@ -293,7 +302,7 @@ class Index:
             from_s=asked.from_s,
             to_s=asked.to_s,
             votes=given.votes,
-            unknown_words=tuple(given.unknown_words),
+            unknown_words=tuple(dict.fromkeys(unknown)),
         )
 
     def _watch(self, row: VideoRow) -> _Watched:

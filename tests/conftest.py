@@ -89,7 +89,8 @@ class IndexWriter:
             )
             for number in numbers
         ]
-        committer.commit_snippets([write_snippets(committer.uri, metadata, rows)] if rows else [])
+        after = {key: numbers.start - 1}
+        committer.commit_snippets([write_snippets(committer.uri, metadata, rows, after)] if rows else [])
         span = committer.spans.get(key)
         committer.put_videos(
             [

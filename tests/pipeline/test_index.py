@@ -136,6 +136,15 @@ def test_choices_votes_and_unknown_words(index: Index) -> None:
     assert voted.votes[voted.answer] == max(voted.votes.values())
     (puzzled,) = index.ask("what was the xylograph when the border flashed?", video="outro")
     assert puzzled.unknown_words == ("xylograph",)
+    (puzzled,) = index.ask(QUESTION, video="outro", choices=["red", "zebrawood"])
+    assert puzzled.unknown_words == ("zebrawood",)
+
+
+def test_a_question_that_is_too_long_is_bad_input(index: Index) -> None:
+    with pytest.raises(InputError, match="'what what what.*tokens; the model reads at most"):
+        index.ask("what " * 500, video="outro")
+    with pytest.raises(InputError, match="the model reads at most"):
+        index.ask("what " * 500, video="outro", choices=["red", "blue"])
 
 
 @pytest.mark.parametrize(
