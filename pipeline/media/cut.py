@@ -67,6 +67,7 @@ class SegmentCutter:
         self._going_back = False
         self.clock = PictureClock(info.video)
         self._start_ns = 0
+        self._can_remux = can_remux(stream)
 
     def read(self, packet: Any) -> Iterator[Segment | Pictures | Damage]:
         """Take one packet of the stream, in decoding order."""
@@ -150,7 +151,7 @@ class SegmentCutter:
         self._packets.append(coded)
         self._bytes += coded.size
         span_ns = self._ns(coded.pts) - self._ns(self._key_pts)
-        if span_ns > LONG_GROUP_NS or self._bytes > LONG_GROUP_BYTES:
+        if span_ns > LONG_GROUP_NS or self._bytes > LONG_GROUP_BYTES or not self._can_remux:
             yield from self._start_long_group()
 
     def _start_long_group(self) -> Iterator[Pictures | Damage]:
@@ -182,7 +183,17 @@ class SegmentCutter:
             self._long = None
         elif self._packets:
             tail = following if leading else []
-            segment = self._segment(tail, stop_ns)
+            try:
+                segment = self._segment(tail, stop_ns)
+            except av.error.FFmpegError as error:
+                yield Damage(
+                    stage="demux",
+                    start_ns=self._start_ns,
+                    stop_ns=max(stop_ns, self._start_ns + 1),
+                    error=type(error).__name__,
+                    message=f"a segment's packets are damaged ({error.strerror})",
+                )
+                segment = None
             if segment is not None:
                 yield segment
         self._index += 1
@@ -209,13 +220,14 @@ class SegmentCutter:
             return None
         times = [self._ns(coded[i].pts) for i in shown]
         unordered = len(set(times)) < len(times)
-        corrupt = any(c.packet.is_corrupt for c in coded)
+        data, refused = remux(self._stream, [c.packet for c in coded], rank_of)
+        corrupt = refused > 0 or any(c.packet.is_corrupt for c in coded)
         closed = not self._open_gop and not tail
         video = self._info.video
         route, reason = choose_route(video.codec, video.pixel_format, closed, not (corrupt or unordered or any(hidden)))
         return Segment(
             index=self._index,
-            data=remux(self._stream, [c.packet for c in coded], rank_of),
+            data=data,
             pts_ns=tuple(times),
             ranks=tuple(rank_of[i] for i in shown),
             packets=len(coded),
@@ -237,22 +249,45 @@ def is_hidden(packet: Any, codec: str) -> bool:
     )
 
 
-def remux(stream: Any, packets: list[Any], rank_of: list[int]) -> bytes:
-    """Packets, in decoding order, as Matroska in memory; frame of rank r gets the timestamp (r + 1) ticks.
+def can_remux(stream: Any) -> bool:
+    """Whether Matroska can hold a stream of this codec; what it cannot hold is decoded on the way."""
+    with av.open(io.BytesIO(), "w", format="matroska") as container:
+        try:
+            container.add_stream_from_template(stream, opaque=True)
+        except (ValueError, av.error.FFmpegError):
+            return False
+    return True
+
+
+def remux(stream: Any, packets: list[Any], rank_of: list[int]) -> tuple[bytes, int]:
+    """Packets, in decoding order, as Matroska in memory; the frame of rank r gets the timestamp (r + 1) ticks.
 
     Regular timestamps keep decord from stumbling over odd time bases and let a frame be known by its rank.
+
+    Returns:
+        The file, and how many packets were refused because their content is damaged.
+    Raises:
+        av.error.FFmpegError: the stream's own description is damaged.
     """
     out = io.BytesIO()
+    refused = 0
+    base = Fraction(1, 1000)
     delay = max(i - rank for i, rank in enumerate(rank_of))
     # `opaque` keeps codecs that can be decoded here but not encoded, such as AV1.
     with av.open(out, "w", format="matroska", container_options={"avoid_negative_ts": "disabled"}) as container:
         target = container.add_stream_from_template(stream, opaque=True)
-        base = Fraction(1, 1000)
+        container.start_encoding()
         for i, packet in enumerate(packets):
+            # The key frame behind an open group opens the next segment too: it must be as it was.
+            kept = packet.stream, packet.time_base, packet.pts, packet.dts, packet.duration
             packet.stream = target
             packet.time_base = base
             packet.pts = (rank_of[i] + 1) * TICK_MS
             packet.dts = max(0, i - delay + 1) * TICK_MS
             packet.duration = TICK_MS
-            container.mux_one(packet)
-    return out.getvalue()
+            try:
+                container.mux_one(packet)
+            except av.error.FFmpegError:
+                refused += 1
+            packet.stream, packet.time_base, packet.pts, packet.dts, packet.duration = kept
+    return out.getvalue(), refused

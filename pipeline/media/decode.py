@@ -103,8 +103,9 @@ class _DecordFailed(Exception):
 
 
 def _decord() -> Any:
-    # By default a reader that waits for its last frames gives up after 10,240 attempts: seconds of spinning.
-    os.environ.setdefault("DECORD_EOF_RETRY_MAX", "4096")
+    # How often a reader asks for its last frames before it gives up (decord's own default is 10,240, about a second):
+    # on a busy machine it must not give up a segment that another run would have read.
+    os.environ.setdefault("DECORD_EOF_RETRY_MAX", "32768")
     import decord
 
     decord.logging.set_level(decord.logging.QUIET)
