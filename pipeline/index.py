@@ -204,7 +204,10 @@ class Index:
         names = sorted({PurePath(row.uri).name for row in self._rows})
         if not names:
             return "; the index holds no video yet"
-        close = difflib.get_close_matches(PurePath(name).name, names, n=3, cutoff=0.5)
+        # People leave the extension away.
+        by_spelling = {PurePath(full).stem.lower(): full for full in names} | {full.lower(): full for full in names}
+        spelled = difflib.get_close_matches(PurePath(name).name.lower(), by_spelling, n=3, cutoff=0.5)
+        close = dict.fromkeys(by_spelling[spelling] for spelling in spelled)
         if close:
             return f"; did you mean {' or '.join(close)}?"
         return f"; it holds {', '.join(names[:5])}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
