@@ -19,7 +19,8 @@ examples:
 
 Rows of the question file: video, question, answer, kind, start_s, stop_s (the evidence), from_s, to_s (the span).
 Intervals are 95 % Wilson intervals. "majority" is the commonest answer of each kind; "question only" is the best
-guess of someone who reads the other videos' questions and answers but sees nothing.
+guess of someone who reads the other videos' questions and answers but sees nothing. "top moment" counts how often the
+strongest moment overlaps the true one; "chance" is how often a moment as long would, put anywhere.
 """
 
 
@@ -79,12 +80,13 @@ def _write_answers(path: Path, result: Evaluation) -> None:
 def _print_table(result: Evaluation) -> None:
     from longtake.jobs.console import output, table
 
-    numbers = ("right", "of", "accuracy", "95 % interval", "majority", "question only")
+    numbers = ("right", "of", "accuracy", "95 % interval", "majority", "question only", "chance")
     shown = table("kind", *numbers, right=numbers)
     for section in (result.kinds, result.groups, result.moments):
+        if shown.row_count and section:
+            shown.add_row()
         for score in section:
             shown.add_row(*_cells(score))
-        shown.add_row()
     output().print(shown)
     output().print(f"{len(result.judged)} questions about {result.videos} videos")
 
@@ -92,6 +94,8 @@ def _print_table(result: Evaluation) -> None:
 def _cells(score: Score) -> list[str]:
     from longtake.jobs.console import percent
 
-    guesses = [percent(guess) if guess is not None else "" for guess in (score.majority, score.question_only)]
+    guesses = [
+        percent(guess) if guess is not None else "" for guess in (score.majority, score.question_only, score.chance)
+    ]
     interval = f"{100 * score.low:.1f} - {percent(score.high)}"
     return [score.name, str(score.correct), str(score.count), percent(score.accuracy), interval, *guesses]

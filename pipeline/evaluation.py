@@ -164,8 +164,28 @@ class MomentLike(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Answered:
+    """What was answered: the text, its probability, the moments with the strongest first, and what could be seen."""
+
+    text: str
+    probability: float
+    moments: Sequence[MomentLike]
+    from_s: float
+    to_s: float
+
+
+def chance_to_overlap(length_s: float, start_s: float, stop_s: float, from_s: float, to_s: float) -> float:
+    """How often a moment of `length_s`, put anywhere in [from_s, to_s] alike, overlaps [start_s, stop_s]."""
+    room_s = to_s - length_s - from_s
+    if room_s <= 0:
+        return 1.0
+    hit_s = min(stop_s, to_s - length_s) - max(start_s - length_s, from_s)
+    return min(1.0, max(0.0, hit_s / room_s))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Judged:
-    """One answered question. `moment_hit` is None where there is no single true moment to hit."""
+    """One answered question. `moment_hit` and `moment_chance` are None where there is no single true moment to hit."""
 
     question: Question
     answer: str
@@ -173,6 +193,7 @@ class Judged:
     correct: bool
     moment: tuple[float, float] | None
     moment_hit: bool | None
+    moment_chance: float | None
     majority_correct: bool
     question_only_correct: bool
 
@@ -181,7 +202,8 @@ class Judged:
 class Score:
     """One line of the table: how many of a group of questions were answered correctly, and what guessing would get.
 
-    The guesses are None on the lines about moments: they guess answers, not moments.
+    `majority` and `question_only` guess answers and are None on the lines about moments. `chance` is how often a
+    moment as long as the answer's, put anywhere, would overlap the true one, and is None on the lines about answers.
     """
 
     name: str
@@ -192,6 +214,7 @@ class Score:
     high: float
     majority: float | None
     question_only: float | None
+    chance: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,29 +235,30 @@ class Evaluation:
         return data
 
 
-def judge(
-    questions: Sequence[Question],
-    answers: Sequence[tuple[str, float, Sequence[MomentLike]]],
-) -> list[Judged]:
-    """Compare answers (text, probability, moments with the strongest first) with the questions' truth, in order."""
+def judge(questions: Sequence[Question], answers: Sequence[Answered]) -> list[Judged]:
+    """Compare answers with the questions' truth, in order."""
     majority, question_only = majority_guesses(questions), question_only_guesses(questions)
     judged = []
-    for question, (text, probability, moments), constant, blind in zip(
-        questions, answers, majority, question_only, strict=True
-    ):
+    for question, answer, constant, blind in zip(questions, answers, majority, question_only, strict=True):
         truth = normalise(question.answer)
-        top = (moments[0].start_s, moments[0].stop_s) if moments else None
+        top = (answer.moments[0].start_s, answer.moments[0].stop_s) if answer.moments else None
         hit: bool | None = None
+        chance: float | None = None
         if question.kind in KINDS_WITH_A_MOMENT and question.start_s is not None and question.stop_s is not None:
-            hit = top is not None and top[0] < question.stop_s and top[1] > question.start_s
+            hit, chance = False, 0.0
+            if top is not None:
+                hit = top[0] < question.stop_s and top[1] > question.start_s
+                length_s = top[1] - top[0]
+                chance = chance_to_overlap(length_s, question.start_s, question.stop_s, answer.from_s, answer.to_s)
         judged.append(
             Judged(
                 question=question,
-                answer=text,
-                probability=probability,
-                correct=normalise(text) == truth,
+                answer=answer.text,
+                probability=answer.probability,
+                correct=normalise(answer.text) == truth,
                 moment=top,
                 moment_hit=hit,
+                moment_chance=chance,
                 majority_correct=constant == truth,
                 question_only_correct=blind == truth,
             )
@@ -275,10 +299,18 @@ def _answer_score(name: str, items: Sequence[Judged]) -> Score:
 
 
 def _moment_score(name: str, items: Sequence[Judged]) -> Score:
-    return _score(name, [item.moment_hit is True for item in items], majority=None, question_only=None)
+    chances = [item.moment_chance or 0.0 for item in items]
+    return _score(name, [item.moment_hit is True for item in items], chance=sum(chances) / len(chances))
 
 
-def _score(name: str, right: Sequence[bool], *, majority: float | None, question_only: float | None) -> Score:
+def _score(
+    name: str,
+    right: Sequence[bool],
+    *,
+    majority: float | None = None,
+    question_only: float | None = None,
+    chance: float | None = None,
+) -> Score:
     count, correct = len(right), sum(right)
     low, high = wilson_interval(correct, count)
     return Score(
@@ -290,6 +322,7 @@ def _score(name: str, right: Sequence[bool], *, majority: float | None, question
         high=high,
         majority=majority,
         question_only=question_only,
+        chance=chance,
     )
 
 
@@ -316,5 +349,14 @@ def evaluate(
         )
         if on_answer is not None:
             on_answer(done)
-    given = [answers[position] for position in range(len(questions))]
-    return summarise(judge(questions, [(item.answer, item.probability, item.moments) for item in given]))
+    given = [
+        Answered(
+            text=answer.answer,
+            probability=answer.probability,
+            moments=answer.moments,
+            from_s=question.from_s or 0.0,
+            to_s=answer.seen_until_s if question.to_s is None else min(question.to_s, answer.seen_until_s),
+        )
+        for question, answer in ((questions[position], answers[position]) for position in range(len(questions)))
+    ]
+    return summarise(judge(questions, given))

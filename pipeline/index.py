@@ -299,7 +299,7 @@ class Index:
             question=asked.question,
             answer=given.text,
             probability=given.probability,
-            moments=find_moments(weights_T, watched.start_ns_T, watched.stop_ns_T),
+            moments=find_moments(weights_T[mask_T], watched.start_ns_T[mask_T], watched.stop_ns_T[mask_T]),
             seen_until_s=watched.stop_s,
             still_indexing=row.status == "indexing",
             from_s=asked.from_s,

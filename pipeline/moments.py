@@ -9,8 +9,12 @@ from numpy.typing import NDArray
 
 # A snippet counts when it has at least this share of the strongest snippet's weight...
 SHARE_OF_STRONGEST = 0.25
-# ...and at least this much of all attention: an answer that looked nowhere has no moment.
+# ...and at least this much of all attention: an answer that looked nowhere has no moment...
 LEAST_WEIGHT = 0.02
+# ...and this many times what it would have if the answer looked everywhere alike: such an answer has no moment either,
+# least of all the whole video. (Half of all attention is always enough: few snippets leave little room for more.)
+TIMES_EVEN = 2.0
+ALWAYS_ENOUGH = 0.5
 MOST_MOMENTS = 5
 
 
@@ -35,8 +39,8 @@ def find_moments(
     Snippets with little weight are left out, neighbours in time are merged and their weights added.
 
     Args:
-        weights_T: attention mass of each snippet, sum at most 1 (what is missing fell on nothing).
-        start_ns_T, stop_ns_T: the snippets' windows, in time order.
+        weights_T: attention mass of each snippet that could be looked at, sum at most 1 (the rest fell on nothing).
+        start_ns_T, stop_ns_T: their windows, in time order.
     Raises:
         ValueError: the three lengths differ.
     """
@@ -44,7 +48,8 @@ def find_moments(
         raise ValueError(f"{len(weights_T)} weights for {len(start_ns_T)} starts and {len(stop_ns_T)} stops")
     if not len(weights_T):
         return ()
-    floor = max(LEAST_WEIGHT, SHARE_OF_STRONGEST * float(weights_T.max()))
+    peaked = min(TIMES_EVEN / len(weights_T), ALWAYS_ENOUGH)
+    floor = max(LEAST_WEIGHT, SHARE_OF_STRONGEST * float(weights_T.max()), peaked)
     runs: list[list[int]] = []
     for snippet in np.flatnonzero(weights_T >= floor).tolist():
         # A snippet lost to damage leaves a gap between the windows, and a moment must not claim it.

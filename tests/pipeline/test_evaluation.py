@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from longtake.operators.errors import InputError
 from longtake.pipeline.evaluation import (
+    Answered,
     Question,
+    chance_to_overlap,
     judge,
     majority_guesses,
     question_only_guesses,
@@ -30,6 +32,10 @@ class Stretch:
 
 def asked(video: str, question: str, answer: str, kind: str = "needle", **times: float) -> Question:
     return Question(video=video, question=question, answer=answer, kind=kind, **times)
+
+
+def answered(text: str, *moments: Stretch) -> Answered:
+    return Answered(text=text, probability=0.5, moments=moments, from_s=0, to_s=50)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +106,7 @@ def test_question_only_finds_an_answer_that_the_words_give_away() -> None:
         for video in ("a", "b", "c")
         for word, answer in (("day", "yes"), ("night", "no"))
     ]
-    judged = judge(questions, [("yes", 0.5, [])] * len(questions))
+    judged = judge(questions, [answered("yes")] * len(questions))
     (score,) = summarise(judged).kinds
     assert (score.accuracy, score.majority, score.question_only) == (0.5, 0.5, 1.0)
 
@@ -114,11 +120,11 @@ def test_table_counts_kinds_spans_nothing_and_moments() -> None:
         asked("b", "first?", "sun", "first", start_s=1, stop_s=2),
     ]
     answers = [
-        ("Star", 0.9, [Stretch(11.9, 14), Stretch(0, 1)]),
-        ("nothing", 0.8, []),
-        ("sun", 0.4, [Stretch(5, 6), Stretch(3, 5)]),
-        ("red", 0.7, []),
-        ("sun", 0.9, [Stretch(40, 41)]),
+        answered("Star", Stretch(11.9, 14), Stretch(0, 1)),
+        answered("nothing"),
+        answered("sun", Stretch(5, 6), Stretch(3, 5)),
+        answered("red"),
+        answered("sun", Stretch(40, 41)),
     ]
     result = summarise(judge(questions, answers))
     assert result.videos == 2
@@ -134,8 +140,23 @@ def test_table_counts_kinds_spans_nothing_and_moments() -> None:
         ("top moment: needle", 1, 2),
         ("top moment: bind", 0, 1),
     ]
+    # (2 + 2.1) / (50 - 2.1) for the first needle, (2 + 1) / (50 - 1) for the second.
+    assert [s.chance for s in result.moments] == pytest.approx([(4.1 / 47.9 + 3 / 49) / 2, 0])
     assert "judged" not in result.to_dict()
     assert len(json.loads(json.dumps(result.to_dict(with_answers=True)))["judged"]) == 5
+
+
+@given(st.floats(0.01, 100), st.floats(0, 99), st.floats(0.01, 1))
+def test_chance_to_overlap_is_what_throwing_the_moment_gives(length_s: float, start_s: float, width_s: float) -> None:
+    stop_s = start_s + width_s
+    throws = [(100 - length_s) * (k + 0.5) / 4000 for k in range(4000)]
+    hits = sum(at < stop_s and at + length_s > start_s for at in throws)
+    assert chance_to_overlap(length_s, start_s, stop_s, 0, 100) == pytest.approx(hits / 4000, abs=1e-3)
+
+
+def test_a_moment_as_long_as_the_video_always_overlaps() -> None:
+    assert chance_to_overlap(10, 3, 4, 0, 10) == 1
+    assert chance_to_overlap(12, 3, 4, 0, 10) == 1
 
 
 ROW = {"video": "v.mp4", "question": "q?", "answer": "a", "kind": "needle"}

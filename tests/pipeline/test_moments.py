@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longtake.pipeline.moments import LEAST_WEIGHT, MOST_MOMENTS, find_moments, snippets_in_span
+from longtake.pipeline.moments import (
+    ALWAYS_ENOUGH,
+    LEAST_WEIGHT,
+    MOST_MOMENTS,
+    TIMES_EVEN,
+    find_moments,
+    snippets_in_span,
+)
 
 
 def windows(count: int, length_ns: int = 1_000_000_000) -> tuple[np.ndarray, np.ndarray]:
@@ -18,8 +25,9 @@ def windows(count: int, length_ns: int = 1_000_000_000) -> tuple[np.ndarray, np.
 
 
 def test_neighbours_merge_and_the_strongest_comes_first() -> None:
-    weights = np.array([0.0, 0.2, 0.01, 0.3, 0.25, 0.0, 0.1])
-    moments = find_moments(weights, *windows(7))
+    weights = np.zeros(40)
+    weights[:7] = [0.0, 0.2, 0.01, 0.3, 0.25, 0.0, 0.1]
+    moments = find_moments(weights, *windows(40))
     assert [(m.start_s, m.stop_s, round(m.weight, 6)) for m in moments] == [
         (3.0, 5.0, 0.55),
         (1.0, 2.0, 0.2),
@@ -28,15 +36,29 @@ def test_neighbours_merge_and_the_strongest_comes_first() -> None:
 
 
 def test_a_gap_left_by_damage_is_not_claimed() -> None:
-    starts, stops = windows(4)
-    keep = [0, 1, 3]
-    moments = find_moments(np.array([0.0, 0.4, 0.4]), starts[keep], stops[keep])
+    starts, stops = windows(8)
+    keep = [0, 1, 3, 4, 5, 6, 7]
+    moments = find_moments(np.array([0.0, 0.4, 0.4, 0, 0, 0, 0]), starts[keep], stops[keep])
     assert [(m.start_s, m.stop_s) for m in moments] == [(1.0, 2.0), (3.0, 4.0)]
 
 
 def test_an_answer_that_looked_nowhere_has_no_moment() -> None:
     assert find_moments(np.full(100, LEAST_WEIGHT / 2), *windows(100)) == ()
     assert find_moments(np.zeros(0), *windows(0)) == ()
+
+
+def test_an_answer_that_looked_everywhere_alike_has_no_moment() -> None:
+    # An untrained model's attention: else its one moment would be the whole video, which always holds the truth.
+    uneven = np.linspace(0.8, 1.2, 16)
+    assert find_moments(uneven / uneven.sum(), *windows(16)) == ()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_snippets_still_give_a_moment(count: int) -> None:
+    weights = np.full(count, 0.1)
+    weights[-1] = 0.6
+    (moment,) = find_moments(weights, *windows(count))
+    assert (moment.start_s, moment.stop_s) == (count - 1, count)
 
 
 def test_lengths_must_agree() -> None:
@@ -54,7 +76,7 @@ def test_moments_are_disjoint_ordered_and_never_invent_weight(raw: list[float], 
     assert all(a.weight >= b.weight for a, b in itertools.pairwise(moments))
     in_time = sorted(moments, key=lambda m: m.start_s)
     assert all(a.stop_s < b.start_s for a, b in itertools.pairwise(in_time))
-    if weights.max() >= LEAST_WEIGHT:
+    if weights.max() >= max(LEAST_WEIGHT, min(TIMES_EVEN / len(raw), ALWAYS_ENOUGH)):
         strongest = float(starts[weights.argmax()]) / 1e9
         assert len(moments) == MOST_MOMENTS or any(m.start_s <= strongest < m.stop_s for m in moments)
 
