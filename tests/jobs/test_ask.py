@@ -1,26 +1,38 @@
-"""`longtake ask`, `status`, `failures` and `evaluate` as processes, on a real index."""
+"""`longtake ask`, `status`, `failures` and `evaluate` on a real index, through the command line's one entry.
+
+In this process, since a new one spends seconds on its imports; test_main.py has the cases where the process matters.
+"""
 
 from __future__ import annotations
 
+import io
 import json
-import os
-import subprocess
-import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from longtake.jobs.main import main
 from longtake.pipeline.tables import FailureRow, VideoRow
 
-ROOT = Path(__file__).resolve().parents[2]
-ENV = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
 QUESTION = "what was shown when the border flashed?"
 
 
-def longtake(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "longtake.jobs.main", *words]
-    return subprocess.run(command, env=ENV, input=stdin, capture_output=True, text=True, timeout=120)
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def longtake(*words: str, stdin: str = "") -> Done:
+    out, errors = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(errors):
+        patch.setattr("sys.stdin", io.StringIO(stdin))
+        code = main(words)
+    return Done(code, out.getvalue(), errors.getvalue())
 
 
 @pytest.fixture(scope="module")
