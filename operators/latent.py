@@ -11,12 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from longtake.operators.config import ModelConfig, TransformerConfig
-from longtake.operators.layers import MASKED, MLP, sinusoid
+from longtake.operators.layers import MASKED, MLP, attend, sinusoid
 
 # The slow end of the time features: far more snippets than a day of video has at one a second.
 LONGEST = 100_000.0
@@ -58,7 +57,7 @@ class CausalBlock(nn.Module):
             else:
                 cache.keys_BHNE.append(k)
                 cache.values_BHNE.append(v)
-        out_BHNE = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        out_BHNE = attend(q, k, v, bias)
         x_BND = x_BND + self.output(rearrange(out_BHNE, "b h n e -> b n (h e)"))
         out_BND: Tensor = x_BND + self.mlp(self.norm_mlp(x_BND))
         return out_BND

@@ -59,7 +59,6 @@ def generate(
     if room < 1:
         raise ValueError(f"the question has {len(prompt)} tokens; the model reads at most {decoder.config.context - 1}")
     device = context.bias.device
-    rows = context.select(torch.zeros(count, dtype=torch.long, device=device))
     past: list[list[Tensor]] = [[] for _ in decoder.layers]
     ids_BL = torch.tensor([prompt] * count, device=device)
     chosen: list[list[int]] = [[] for _ in range(count)]
@@ -68,7 +67,7 @@ def generate(
     open_rows = set(range(count))
     banned = [tokenizer.pad, tokenizer.unknown, tokenizer.start]
     for _ in range(min(limit, room)):
-        logits_BLV, evidence_BLN = decoder(ids_BL, rows, past, want_weights=True)
+        logits_BLV, evidence_BLN = decoder(ids_BL, context, past, want_weights=True)
         assert evidence_BLN is not None
         logits_BV = logits_BLV[:, -1].float()
         # The model's own words only: rows of the embedding that no token uses are never an answer.
@@ -116,8 +115,7 @@ def score_choices(
     ids_BL = torch.full((len(choices), length), tokenizer.pad, device=device)
     for row, answer in enumerate(answers):
         ids_BL[row, : len(prompt) + len(answer)] = torch.tensor(prompt + answer, device=device)
-    rows = context.select(torch.zeros(len(choices), dtype=torch.long, device=device))
-    logits_BLV, evidence_BLN = decoder(ids_BL[:, :-1], rows, want_weights=True)
+    logits_BLV, evidence_BLN = decoder(ids_BL[:, :-1], context, want_weights=True)
     assert evidence_BLN is not None
     log_BLV = logits_BLV.float().log_softmax(-1)
     scored = []

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from longtake.operators.config import ModelConfig
 from longtake.operators.latent import rotary_angles, rotate
-from longtake.operators.layers import MASKED
+from longtake.operators.layers import MASKED, attend
 
 # The clock of the cross-attention's time slopes: one unit is this many snippets.
 SLOPE_SNIPPETS = 16.0
@@ -28,24 +28,19 @@ SLOPE_SNIPPETS = 16.0
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """A video's latents as the cross-attention of every layer reads them: keys and values, computed once."""
+    """Videos' latents as the cross-attention of every layer reads them: keys and values, computed once.
 
-    keys_BHNE: tuple[Tensor, ...]
-    values_BHNE: tuple[Tensor, ...]
-    # Additive bias [B, 1, 1, 1 + N]: hidden latents (outside the asked span, padding) carry a large negative number.
+    V videos serve B = V * G sequences, G questions a video, video-major.
+    """
+
+    keys_VHNE: tuple[Tensor, ...]
+    values_VHNE: tuple[Tensor, ...]
+    # Additive bias [V or B, 1, 1, 1 + N]: hidden latents (outside the asked span) carry a large negative number.
     bias: Tensor
 
     def with_span(self, span_mask_BT: Tensor, tokens: int) -> Context:
-        """The same latents under another span mask, a row each."""
-        return Context(keys_BHNE=self.keys_BHNE, values_BHNE=self.values_BHNE, bias=span_bias(span_mask_BT, tokens))
-
-    def select(self, index: Tensor) -> Context:
-        """The contexts of rows `index` (videos may repeat: several questions share one video)."""
-        return Context(
-            keys_BHNE=tuple(k[index] for k in self.keys_BHNE),
-            values_BHNE=tuple(v[index] for v in self.values_BHNE),
-            bias=self.bias[index],
-        )
+        """The same latents under other span masks, a row for each sequence."""
+        return Context(keys_VHNE=self.keys_VHNE, values_VHNE=self.values_VHNE, bias=span_bias(span_mask_BT, tokens))
 
 
 class CrossAttention(nn.Module):
@@ -75,17 +70,27 @@ class CrossAttention(nn.Module):
         return torch.cat([first_k, k], dim=2), torch.cat([first_v, v], dim=2)
 
     def forward(
-        self, x_BLD: Tensor, keys_BHNE: Tensor, values_BHNE: Tensor, bias: Tensor, want_weights: bool
+        self, x_BLD: Tensor, keys_VHNE: Tensor, values_VHNE: Tensor, bias: Tensor, want_weights: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend; the weights [B, H, L, 1 + N] in float32 come back where they are wanted."""
-        q_BHLE = rearrange(self.query(x_BLD), "b l (h e) -> b h l e", h=self.heads)
+        """Attend from B = V * G sequences, G in a row for each of V videos, without a copy of keys for each.
+
+        `bias` has a row for each video or for each sequence. The weights [B, H, L, 1 + N] in float32 come back where
+        they are wanted.
+        """
+        videos, length = len(keys_VHNE), x_BLD.shape[1]
+        q_VHGE = rearrange(self.query(x_BLD), "(v g) l (h e) -> v h (g l) e", v=videos, h=self.heads)
+        if len(bias) != videos:
+            bias = rearrange(bias.expand(-1, -1, length, -1), "(v g) one l n -> v one (g l) n", v=videos)
+        if want_weights:
+            logits = (q_VHGE * q_VHGE.shape[-1] ** -0.5 @ keys_VHNE.transpose(-1, -2)).float() + bias.float()
+            weights = logits.softmax(dim=-1)
+            out = weights.to(values_VHNE.dtype) @ values_VHNE
+        else:
+            out = attend(q_VHGE, keys_VHNE, values_VHNE, bias)
+        out_BLD: Tensor = self.output(rearrange(out, "v h (g l) e -> (v g) l (h e)", l=length))
         if not want_weights:
-            out = F.scaled_dot_product_attention(q_BHLE, keys_BHNE, values_BHNE, attn_mask=bias.to(q_BHLE.dtype))
-            return self.output(rearrange(out, "b h l e -> b l (h e)")), None
-        logits = (q_BHLE @ keys_BHNE.transpose(-1, -2)).float() * q_BHLE.shape[-1] ** -0.5 + bias.float()
-        weights_BHLN = logits.softmax(dim=-1)
-        out = weights_BHLN.to(values_BHNE.dtype) @ values_BHNE
-        return self.output(rearrange(out, "b h l e -> b l (h e)")), weights_BHLN
+            return out_BLD, None
+        return out_BLD, rearrange(weights, "v h (g l) n -> (v g) h l n", l=length)
 
 
 class SelfAttention(nn.Module):
@@ -111,10 +116,11 @@ class SelfAttention(nn.Module):
         groups = self.heads // self.kv_heads
         k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
         length = q.shape[2]
-        mask = None
-        if before and length > 1:
-            mask = torch.ones(length, before + length, dtype=torch.bool, device=q.device).tril(before)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=not before and length > 1)
+        bias = None
+        if length > 1:
+            hidden = torch.ones(length, before + length, dtype=torch.bool, device=q.device).triu(before + 1)
+            bias = torch.zeros(hidden.shape, device=q.device).masked_fill(hidden, MASKED)
+        out = attend(q, k, v, bias)
         out_BLD: Tensor = self.output(rearrange(out, "b h l e -> b l (h e)"))
         return out_BLD
 
@@ -174,8 +180,8 @@ class TextDecoder(nn.Module):
         normed = self.norm_latents(latents_BTmD)
         pairs = [layer.cross_attention.context(normed) for layer in self._text_layers()]
         return Context(
-            keys_BHNE=tuple(k for k, _ in pairs),
-            values_BHNE=tuple(v for _, v in pairs),
+            keys_VHNE=tuple(k for k, _ in pairs),
+            values_VHNE=tuple(v for _, v in pairs),
             bias=span_bias(span_mask_BT, latents_BTmD.shape[2]),
         )
 
@@ -186,7 +192,7 @@ class TextDecoder(nn.Module):
 
         Args:
             ids_BL: int64 token ids; with `past`, the tokens that follow those given before.
-            context: of the same B rows.
+            context: of V videos, B a multiple of V.
             past: one list a layer, empty at first: the keys and values of earlier text.
             want_weights: also return the evidence, the last layer's attention averaged over the evidence heads.
         Returns:
@@ -208,8 +214,8 @@ class TextDecoder(nn.Module):
             last = number == len(self.layers) - 1
             cross, weights = layer.cross_attention(
                 layer.norm_cross(x),
-                context.keys_BHNE[number],
-                context.values_BHNE[number],
+                context.keys_VHNE[number],
+                context.values_VHNE[number],
                 context.bias,
                 want_weights and last,
             )

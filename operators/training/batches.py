@@ -16,14 +16,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from longtake.operators.chat import ChatTokenizer
 from longtake.operators.config import ModelConfig
 from longtake.operators.log_mel import frame_centres_ns, log_mel, resample_frames
 from longtake.operators.world.pictures import render_pictures
 from longtake.operators.world.questions import KINDS, Question, ask, random_span
-from longtake.operators.world.script import BEAT_S, Script, write_script
+from longtake.operators.world.script import BEAT_S, Script
 from longtake.operators.world.sounds import render_sound
 
 NS = 1_000_000_000
@@ -31,9 +30,8 @@ NS = 1_000_000_000
 
 @dataclass(kw_only=True)
 class Questions:
-    """Questions of a batch as tensors."""
+    """Questions of a batch as tensors, the same number for each video, video-major."""
 
-    video_Q: Tensor  # int64, which of the batch's videos
     ids_QL: Tensor  # int64, prompt and answer, padded
     answer_QL: Tensor  # bool, True on the tokens that the loss is taken on (the answer and its two markers)
     span_QT: Tensor  # bool, the snippets that may be looked at
@@ -140,28 +138,29 @@ def _mel(script: Script, config: ModelConfig, rng: np.random.Generator | None) -
 
 
 def draw_questions(rng: random.Random, script: Script, count: int, captions: int, spans: float) -> list[Question]:
-    """Random questions about a script: `captions` beats described, and `count` of all other kinds, a share of `spans`
-    of them about a span."""
-    drawn = []
-    for beat in rng.sample(range(script.beats), min(captions, script.beats)):
-        question = ask(rng, script, "caption", (beat * BEAT_S, (beat + 1) * BEAT_S))
-        assert question is not None
-        drawn.append(question)
-    tries = 0
-    wanted = len(drawn) + count
-    while len(drawn) < wanted and tries < 20 * count:
-        tries += 1
-        span = random_span(rng, script) if rng.random() < spans else None
-        question = ask(rng, script, rng.choice(KINDS), span)
+    """`count` random questions about a script: first `captions` descriptions of one beat, then all other kinds, a
+    share of `spans` of them about a span. Where a script has too little to ask about, some come twice."""
+    drawn: list[Question] = []
+    for _ in range(20 * count):
+        if len(drawn) == count:
+            break
+        if len(drawn) < captions:
+            beat = rng.randrange(script.beats)
+            question = ask(rng, script, "caption", (beat * BEAT_S, (beat + 1) * BEAT_S))
+        else:
+            span = random_span(rng, script) if rng.random() < spans else None
+            question = ask(rng, script, rng.choice(KINDS), span)
         if question is not None:
             drawn.append(question)
+    while len(drawn) < count:
+        drawn.append(drawn[rng.randrange(len(drawn))])
     return drawn
 
 
-def tensorize(asked: Sequence[tuple[int, Question]], snippets: int, tokenizer: ChatTokenizer) -> Questions:
-    """Questions, each with its video's number in the batch, as padded tensors."""
-    prompts = [tokenizer.prompt(question.text) for _, question in asked]
-    answers = [tokenizer.answer(question.answer) for _, question in asked]
+def tensorize(asked: Sequence[Question], snippets: int, tokenizer: ChatTokenizer) -> Questions:
+    """Questions as padded tensors, in their order."""
+    prompts = [tokenizer.prompt(question.text) for question in asked]
+    answers = [tokenizer.answer(question.answer) for question in asked]
     length = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
     ids = torch.full((len(asked), length), tokenizer.pad)
     answer = torch.zeros(len(asked), length, dtype=torch.bool)
@@ -172,59 +171,16 @@ def tensorize(asked: Sequence[tuple[int, Question]], snippets: int, tokenizer: C
         ids[row, : len(p) + len(a)] = torch.tensor(p + a)
         answer[row, len(p) : len(p) + len(a)] = True
         content[row, len(p) : len(p) + len(a) - 2] = True
-    for row, (_, question) in enumerate(asked):
+    for row, question in enumerate(asked):
         if question.from_s is not None and question.to_s is not None:
             span[row] = False
             span[row, int(question.from_s / BEAT_S) : int(question.to_s / BEAT_S)] = True
         for start, stop in question.moments:
             evidence[row, int(start / BEAT_S) : int((stop - 1e-6) / BEAT_S) + 1] = True
     return Questions(
-        video_Q=torch.tensor([video for video, _ in asked]),
         ids_QL=ids,
         answer_QL=answer,
         span_QT=span,
         evidence_QT=evidence,
         content_QL=content,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipStage:
-    """How the batches of end-to-end training on short videos are made."""
-
-    videos: int
-    beats: tuple[int, int]  # fewest and most
-    questions: int
-    captions: int
-    spans: float
-
-
-class ClipDataset(Dataset[tuple[Clips, Questions]]):
-    """Item n is the batch of step n."""
-
-    def __init__(self, config: ModelConfig, tokenizer: ChatTokenizer, stage: ClipStage, steps: int, seed: int) -> None:
-        self.config, self.tokenizer, self.stage, self.steps, self.seed = config, tokenizer, stage, steps, seed
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __getitem__(self, step: int) -> tuple[Clips, Questions]:
-        rng = random.Random(f"clips {self.seed} {step}")
-        low, high = self.stage.beats
-        # Lengths grow over the stage; every step keeps the same number of snippets.
-        beats = rng.randint(low, max(low, round(low + (high - low) * min(1.0, 2 * step / self.steps))))
-        videos = max(1, self.stage.videos * low // beats)
-        scripts = [write_script(rng.randrange(2**62), beats) for _ in range(videos)]
-        clips = render_clips(scripts, self.config, np.random.default_rng(rng.randrange(2**62)))
-        asked = [
-            (number, question)
-            for number, script in enumerate(scripts)
-            for question in draw_questions(
-                rng,
-                script,
-                max(1, self.stage.questions * beats // low),
-                self.stage.captions * beats // low,
-                self.stage.spans,
-            )
-        ]
-        return clips, tensorize(asked, beats, self.tokenizer)

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longtake.operators.combiners import Features
 from longtake.operators.model import LongTakeModel
 from longtake.operators.training.batches import Questions
 
@@ -40,14 +39,16 @@ def question_losses(
     questions: Questions,
     weights: LossWeights,
     keep_VT: Tensor | None,
-    features: Features | None = None,
+    next_features: tuple[Tensor, Tensor],
 ) -> Losses:
-    """Text, evidence and next-snippet losses of questions about combined tokens; with the encoders' features, also
-    the reconstruction of the next snippet's reduced features."""
+    """Text, evidence and next-snippet losses of questions about combined tokens.
+
+    `next_features` are every snippet's reduced video and audio features, [V, T, R] each.
+    """
     latents_VTmD = model.latent_model(tokens_VTmD, keep_BT=keep_VT)
     decoder = model.text_decoder
     span_VT = torch.ones(latents_VTmD.shape[:2], dtype=torch.bool, device=latents_VTmD.device)
-    context = decoder.context(latents_VTmD, span_VT).select(questions.video_Q)
+    context = decoder.context(latents_VTmD, span_VT)
     tokens = latents_VTmD.shape[2]
     context = context.with_span(questions.span_QT, tokens)
     logits_QLV, evidence_QLN = decoder(questions.ids_QL[:, :-1], context, want_weights=True)
@@ -59,10 +60,9 @@ def question_losses(
     next_tokens = next_token_loss(model, latents_VTmD, tokens_VTmD)
     total = weights.text * text + weights.evidence * evidence + weights.next_tokens * next_tokens
     parts = {"text": text.item(), "evidence": evidence.item(), "next_tokens": next_tokens.item()}
-    if features is not None:
-        next_features = next_feature_loss(model, latents_VTmD, features)
-        total = total + weights.next_features * next_features
-        parts["next_features"] = next_features.item()
+    reconstruction = next_feature_loss(model, latents_VTmD, *next_features)
+    total = total + weights.next_features * reconstruction
+    parts["next_features"] = reconstruction.item()
     return Losses(total=total, parts={**parts, "exact": right_Q.float().mean().item()})
 
 
@@ -85,28 +85,27 @@ def next_token_loss(model: LongTakeModel, latents_VTmD: Tensor, tokens_VTmD: Ten
     return 1 - F.cosine_similarity(predicted.float(), tokens_VTmD[:, 1:].detach().float(), dim=-1).mean()
 
 
-def next_feature_loss(model: LongTakeModel, latents_VTmD: Tensor, features: Features) -> Tensor:
-    """Mean squared error of the next snippet's reduced video and audio features.
-
-    The target is a snippet's encoder features, averaged over its tokens and area-reduced to the head's width,
-    normalised, with its gradient stopped.
-    """
-    lanes, snippets = latents_VTmD.shape[:2]
+def next_feature_loss(model: LongTakeModel, latents_VTmD: Tensor, video_VTR: Tensor, audio_VTR: Tensor) -> Tensor:
+    """Mean squared error of the predictions of the next snippet's reduced video and audio features."""
     loss = latents_VTmD.new_zeros((), dtype=torch.float32)
-    if snippets < 2:
+    if latents_VTmD.shape[1] < 2:
         return loss
     summary_VTD = latents_VTmD[:, :-1].mean(2)
-    for head, features_SND, mask_SN in (
-        (model.latent_model.next_video, features.video_BND, features.video_mask_BN),
-        (model.latent_model.next_audio, features.audio_BND, features.audio_mask_BN),
-    ):
-        if head is None:
-            continue
-        weight_SN1 = mask_SN[..., None].float()
-        mean_SD = (features_SND.detach().float() * weight_SN1).sum(1) / weight_SN1.sum(1).clamp_min(1)
-        target_SR = F.adaptive_avg_pool1d(mean_SD[None], head.out_features)[0]
-        target_VTR = F.layer_norm(target_SR, target_SR.shape[-1:]).unflatten(0, (lanes, snippets))
-        known_VT1 = mask_SN.any(-1).unflatten(0, (lanes, snippets))[:, 1:, None].float()
-        error = (head(summary_VTD).float() - target_VTR[:, 1:]) ** 2 * known_VT1
-        loss = loss + error.sum() / (known_VT1.sum() * head.out_features).clamp_min(1)
+    heads = model.latent_model.next_video, model.latent_model.next_audio
+    for head, target_VTR in zip(heads, (video_VTR, audio_VTR), strict=True):
+        if head is not None:
+            loss = loss + F.mse_loss(head(summary_VTD).float(), target_VTR[:, 1:].float())
     return loss
+
+
+def reduced(features_SND: Tensor, mask_SN: Tensor, width: int) -> Tensor:
+    """A snippet's features at reduced size: averaged over its tokens, area-reduced to `width`, normalised; [S, width].
+
+    Snippets without the modality give zeros, the mean of all others.
+    """
+    if width == 0:
+        return features_SND.new_zeros(len(features_SND), 0, dtype=torch.float32)
+    weight_SN1 = mask_SN[..., None].float()
+    mean_SD = (features_SND.float() * weight_SN1).sum(1) / weight_SN1.sum(1).clamp_min(1)
+    reduced_SR = F.layer_norm(F.adaptive_avg_pool1d(mean_SD[None], width)[0], (width,))
+    return reduced_SR * mask_SN.any(1, keepdim=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,9 @@ from torch.utils.data import Dataset
 from longtake.operators.chat import ChatTokenizer
 from longtake.operators.config import ModelConfig
 from longtake.operators.model import LongTakeModel
-from longtake.operators.training.batches import Questions, draw_questions, render_clips, tensorize
+from longtake.operators.combiners import Features
+from longtake.operators.training.batches import Clips, Questions, draw_questions, render_clips, tensorize
+from longtake.operators.training.losses import reduced
 from longtake.operators.world.script import BEAT_S, MAX_COUNT, SOUNDS, Script, write_script
 
 
@@ -125,7 +127,7 @@ def splice(parts: Sequence[Script]) -> Script:
     )
 
 
-class RenderedVideos(Dataset[object]):
+class RenderedVideos(Dataset[Clips]):
     """Item n is the n-th source video's pictures and sound, with the wear of real files."""
 
     def __init__(self, config: ModelConfig, spec: PoolSpec) -> None:
@@ -134,21 +136,42 @@ class RenderedVideos(Dataset[object]):
     def __len__(self) -> int:
         return len(self.scripts)
 
-    def __getitem__(self, number: int) -> object:
+    def __getitem__(self, number: int) -> Clips:
         return render_clips([self.scripts[number]], self.config, np.random.default_rng((self.spec.seed, number)))
 
 
+@dataclass(kw_only=True)
+class EncodedBeats:
+    """What is kept of a pool's beats, in the pool's order: combined tokens [P, m, D], and the reduced video and
+    audio features [P, R] that the latent model learns to predict."""
+
+    tokens_PmD: Tensor
+    video_PR: Tensor
+    audio_PR: Tensor
+
+
 def encode_pool(
-    model: LongTakeModel, spec: PoolSpec, encode: Callable[[object], Tensor], videos: Sequence[object] | Dataset[object]
-) -> Tensor:
-    """The tokens of every beat of a pool, [beats, m, D], in the pool's order.
+    model: LongTakeModel, encode: Callable[[Clips], Features], videos: Iterable[Clips]
+) -> EncodedBeats:
+    """Encode and combine every beat of a pool's rendered source videos.
 
     Raises:
         ValueError: the combiner carries memory, so a beat has no tokens of its own.
     """
     if model.combiner.initial_memory(1).shape[1]:
         raise ValueError(f"the {model.config.combiner.name} combiner carries memory: its tokens cannot be pooled")
-    return torch.cat([encode(clips) for clips in videos])  # type: ignore[union-attr]
+    tokens, video, audio = [], [], []
+    for clips in videos:
+        with torch.inference_mode():
+            features = encode(clips)
+            beats = len(features.video_BND)
+            memory = model.combiner.initial_memory(1).expand(beats, -1, -1)
+            start_s = torch.zeros(beats, device=features.video_BND.device)
+            tokens.append(model.combiner(features, memory, start_s)[0].float().cpu())
+            latent = model.config.latent
+            video.append(reduced(features.video_BND, features.video_mask_BN, latent.reconstruct_video).cpu())
+            audio.append(reduced(features.audio_BND, features.audio_mask_BN, latent.reconstruct_audio).cpu())
+    return EncodedBeats(tokens_PmD=torch.cat(tokens), video_PR=torch.cat(video), audio_PR=torch.cat(audio))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +181,7 @@ class LongStage:
     videos: int
     beats: tuple[int, int]
     questions: int
+    captions: int
     spans: float
 
 
@@ -178,8 +202,8 @@ class LongDataset(Dataset[tuple[Tensor, Questions]]):
         beats = longest if rng.random() < 0.5 else rng.randint(low, longest)
         chosen = [self.pool.arrange(rng, beats) for _ in range(self.stage.videos)]
         asked = [
-            (number, question)
-            for number, order in enumerate(chosen)
-            for question in draw_questions(rng, self.pool.script(order), self.stage.questions, 1, self.stage.spans)
+            question
+            for order in chosen
+            for question in draw_questions(rng, self.pool.script(order), self.stage.questions, self.stage.captions, self.stage.spans)
         ]
         return torch.tensor(chosen), tensorize(asked, beats, self.tokenizer)

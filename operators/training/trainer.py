@@ -1,7 +1,7 @@
 """The training run: two stages, a learning-rate schedule each, checkpoints that resume to the same next step.
 
-Stage `clips` trains everything end to end on short videos. Stage `long` freezes the encoders and the combiner,
-caches the tokens of a pool of beats and trains the latent model and the text decoder on long videos made of them.
+Stage `snippets` trains the encoders and the combiner to describe single snippets. Stage `long` freezes them, caches
+the tokens of a pool of beats and trains the latent model and the text decoder on long videos made of these.
 """
 
 from __future__ import annotations
@@ -28,12 +28,23 @@ from longtake.operators.checkpoint import save_model
 from longtake.operators.config import ModelConfig
 from longtake.operators.errors import InputError
 from longtake.operators.model import LongTakeModel
-from longtake.operators.training.batches import Clips, ClipDataset, ClipStage, Questions
+from longtake.operators.combiners import Features
+from longtake.operators.training.batches import Clips, Questions
 from longtake.operators.training.losses import Losses, LossWeights, question_losses
-from longtake.operators.training.pool import BeatPool, LongDataset, LongStage, PoolSpec, RenderedVideos, encode_pool
+from longtake.operators.training.pool import (
+    BeatPool,
+    EncodedBeats,
+    LongDataset,
+    LongStage,
+    PoolSpec,
+    RenderedVideos,
+    encode_pool,
+)
+from longtake.operators.training.snippet_stage import PARTS, SnippetDataset, SnippetHeads, SnippetStage
 from longtake.operators.world.questions import word_list
 
-COLUMNS = ("stage", "step", "loss", "text", "evidence", "next_tokens", "next_features", "exact", "rate", "seconds")
+COLUMNS = ("stage", "step", "loss", "features", "tokens", "text", "evidence", "next_tokens", "next_features", "exact")
+COLUMNS += (*PARTS, "rate", "seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +52,12 @@ class Plan:
     """What a run does; two runs with one plan see the same data in the same order."""
 
     seed: int = 0
-    clip_steps: int = 3000
-    clip_rate: float = 1.5e-3
-    clips: ClipStage = ClipStage(videos=32, beats=(4, 8), questions=4, captions=3, spans=0.3)
+    snippet_steps: int = 2500
+    snippet_rate: float = 1.5e-3
+    snippets: SnippetStage = SnippetStage(videos=16, beats=8)
     long_steps: int = 5000
     long_rate: float = 1e-3
-    long: LongStage = LongStage(videos=16, beats=(8, 64), questions=16, spans=0.35)
+    long: LongStage = LongStage(videos=16, beats=(4, 64), questions=14, captions=2, spans=0.35)
     pool: PoolSpec = PoolSpec(videos=600, beats=64, seed=1)
     weight_decay: float = 0.03
     warmup: int = 100
@@ -86,8 +97,9 @@ class Trainer:
             raise InputError(f"the world has {len(self.tokenizer)} words, the config room for {config.text.vocabulary}")
         torch.manual_seed(plan.seed)
         self.model = LongTakeModel(config).to(self.device)
+        self.heads = SnippetHeads(config).to(self.device)
         self.optimizer: torch.optim.AdamW | None = None
-        self.stage, self.step, self.seconds = "clips", 0, 0.0
+        self.stage, self.step, self.seconds = "snippets", 0, 0.0
 
     def run(self, on_report: Callable[[Report], None], stop_after: int | None = None) -> None:
         """Train from where the directory's state stands to the end, or for `stop_after` steps.
@@ -104,15 +116,15 @@ class Trainer:
     def _train(self, on_report: Callable[[Report], None], stop_after: int | None) -> bool:
         """Whether the run came to its end."""
         done = 0
-        for stage in ("clips", "long"):
+        for stage in ("snippets", "long"):
             if self.stage != stage:
                 continue
-            steps = self.plan.clip_steps if stage == "clips" else self.plan.long_steps
-            peak = self.plan.clip_rate if stage == "clips" else self.plan.long_rate
-            self._freeze(stage == "long")
+            steps = self.plan.snippet_steps if stage == "snippets" else self.plan.long_steps
+            peak = self.plan.snippet_rate if stage == "snippets" else self.plan.long_rate
+            self._freeze(stage)
             if self.optimizer is None:
                 self.optimizer = self._fresh_optimizer()
-            batches = self._clip_losses() if stage == "clips" else self._long_losses()
+            batches = self._snippet_losses() if stage == "snippets" else self._long_losses()
             began = time.monotonic()
             for losses in batches:
                 rate = _rate(self.step, steps, self.plan.warmup, peak)
@@ -130,60 +142,59 @@ class Trainer:
                 if stop_after is not None and done >= stop_after:
                     self.save()
                     return False
-            self.stage = "long" if stage == "clips" else "done"
+            self.stage = "long" if stage == "snippets" else "done"
             self.step, self.optimizer = 0, None
             self.save()
         return True
 
-    def _clip_losses(self) -> Iterator[Losses]:
+    def _snippet_losses(self) -> Iterator[Losses]:
         plan = self.plan
-        data = ClipDataset(self.config, self.tokenizer, plan.clips, plan.clip_steps, plan.seed)
-        generator = torch.Generator()
-        for step, (clips, questions) in self._from(data, self.step):
-            self.model.train()
+        data = SnippetDataset(self.config, plan.snippets, plan.snippet_steps, plan.seed)
+        for _, (clips, truth_SP) in self._from(data, self.step):
             with self._autocast():
-                features = self.model.features(*self._clips(clips))
-                snippets = questions.span_QT.shape[1]
-                videos = len(clips.frames_SFHWC) // snippets
-                memory = self.model.combiner.initial_memory(videos)
-                start_s = torch.arange(snippets, device=self.device).float().expand(videos, -1)
-                tokens_VTmD, _ = self.model.combiner.sequence(features, memory, start_s)
-                questions = self._questions(questions)
-                keep_VT = self._keep(generator, step, videos, snippets)
-                yield question_losses(self.model, tokens_VTmD, questions, plan.weights, keep_VT, features)
+                features = self._features(clips)
+                count = len(truth_SP)
+                memory = self.model.combiner.initial_memory(count)
+                tokens_SmD, _ = self.model.combiner(features, memory, torch.zeros(count, device=self.device))
+                sound_S = clips.mel_mask_SA.any(1).to(self.device)
+                of_features, of_tokens, right = self.heads(features, tokens_SmD, truth_SP.to(self.device), sound_S)
+            parts = {"features": of_features.item(), "tokens": of_tokens.item(), **right}
+            parts["exact"] = sum(right.values()) / max(1, len(right))
+            yield Losses(total=of_features + of_tokens, parts=parts)
 
     def _long_losses(self) -> Iterator[Losses]:
         plan = self.plan
         pool = BeatPool(plan.pool)
-        tokens_PmD = self._pool_tokens().to(self.device)
+        beats = self._encoded_beats()
         data = LongDataset(pool, self.tokenizer, plan.long, plan.long_steps, plan.seed)
         generator = torch.Generator()
         for step, (chosen_VT, questions) in self._from(data, self.step):
-            self.model.train()
+            chosen_VT = chosen_VT.to(self.device)
+            generator.manual_seed(plan.seed * 1_000_003 + step)
+            keep_VT = (torch.rand(chosen_VT.shape, generator=generator) < plan.keep).to(self.device)
+            questions = Questions(**{name: value.to(self.device) for name, value in vars(questions).items()})
             with self._autocast():
-                tokens_VTmD = tokens_PmD[chosen_VT.to(self.device)]
-                keep_VT = self._keep(generator, step, *chosen_VT.shape)
-                yield question_losses(self.model, tokens_VTmD, self._questions(questions), plan.weights, keep_VT)
+                yield question_losses(
+                    self.model,
+                    beats.tokens_PmD[chosen_VT],
+                    questions,
+                    plan.weights,
+                    keep_VT,
+                    (beats.video_PR[chosen_VT], beats.audio_PR[chosen_VT]),
+                )
 
-    def _pool_tokens(self) -> Tensor:
-        """The pool's tokens, from the run's cache where it is there."""
+    def _encoded_beats(self) -> EncodedBeats:
+        """The pool's tokens and reduced features, from the run's cache where it is there."""
         cache = self.out / "pool.safetensors"
-        if cache.is_file():
-            return load_file(cache)["tokens"]
-        self.model.eval()
+        if not cache.is_file():
+            # Float32, as in use: what the decoder learns to read is what it will be given.
+            videos = self._loader(RenderedVideos(self.config, self.plan.pool), 0)
+            _write(cache, vars(encode_pool(self.model, self._features, videos)))
+        return EncodedBeats(**{name: value.to(self.device) for name, value in load_file(cache).items()})
 
-        def encode(clips: object) -> Tensor:
-            assert isinstance(clips, Clips)
-            with torch.inference_mode():
-                features = self.model.features(*self._clips(clips))
-                memory = self.model.combiner.initial_memory(1).expand(len(clips.frames_SFHWC), -1, -1)
-                start_s = torch.zeros(len(clips.frames_SFHWC), device=self.device)
-                return self.model.combiner(features, memory, start_s)[0].float().cpu()
-
-        videos = self._loader(RenderedVideos(self.config, self.plan.pool), 0)
-        tokens = encode_pool(self.model, self.plan.pool, encode, videos)
-        _write(cache, {"tokens": tokens})
-        return tokens
+    def _features(self, clips: Clips) -> Features:
+        parts = (clips.frames_SFHWC, clips.frame_mask_SF, clips.mel_SAM, clips.mel_mask_SA)
+        return self.model.features(*(part.to(self.device, non_blocking=True) for part in parts))
 
     def _from(self, data: Dataset[Any], first: int) -> Iterable[tuple[int, Any]]:
         return enumerate(self._loader(data, first), start=first)
@@ -205,23 +216,21 @@ class Trainer:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
-    def _clips(self, clips: Clips) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        parts = (clips.frames_SFHWC, clips.frame_mask_SF, clips.mel_SAM, clips.mel_mask_SA)
-        return tuple(part.to(self.device, non_blocking=True) for part in parts)  # type: ignore[return-value]
-
-    def _questions(self, questions: Questions) -> Questions:
-        return Questions(**{name: value.to(self.device) for name, value in vars(questions).items()})
-
-    def _keep(self, generator: torch.Generator, step: int, videos: int, snippets: int) -> Tensor:
-        generator.manual_seed(hash((self.plan.seed, self.stage == "long", step)) % 2**63)
-        return (torch.rand(videos, snippets, generator=generator) < self.plan.keep).to(self.device)
-
-    def _freeze(self, frozen: bool) -> None:
-        for part in (self.model.video_encoder, self.model.audio_encoder, self.model.combiner):
-            part.requires_grad_(not frozen)
+    def _freeze(self, stage: str) -> None:
+        """Let a stage train its own parts alone."""
+        first = (self.model.video_encoder, self.model.audio_encoder, self.model.combiner, self.heads)
+        for part in first:
+            part.requires_grad_(stage == "snippets")
+        for part in (self.model.latent_model, self.model.text_decoder):
+            part.requires_grad_(stage == "long")
 
     def _trained(self) -> list[tuple[str, torch.nn.Parameter]]:
-        return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        """The parameters of the current stage."""
+        named = list(self._modules().named_parameters())
+        return [(name, parameter) for name, parameter in named if parameter.requires_grad]
+
+    def _modules(self) -> torch.nn.ModuleDict:
+        return torch.nn.ModuleDict({"model": self.model, "heads": self.heads})
 
     def _fresh_optimizer(self) -> torch.optim.AdamW:
         decayed = [p for _, p in self._trained() if p.ndim >= 2]
@@ -253,7 +262,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write the state that `run` resumes from."""
-        tensors = {f"model/{name}": value for name, value in self.model.state_dict().items()}
+        tensors = {f"weights/{name}": value for name, value in self._modules().state_dict().items()}
         if self.optimizer is not None:
             for name, parameter in self._trained():
                 for key, value in self.optimizer.state.get(parameter, {}).items():
@@ -279,10 +288,9 @@ class Trainer:
             raise InputError(f"{self.out}: holds a run of another plan or config; choose another directory")
         self.stage, self.step, self.seconds = state["stage"], state["step"], state["seconds"]
         tensors = load_file(self.out / "state.safetensors")
-        self.model.load_state_dict(
-            {name.removeprefix("model/"): value for name, value in tensors.items() if name.startswith("model/")}
-        )
-        self._freeze(self.stage == "long")
+        prefix = "weights/"
+        self._modules().load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        self._freeze(self.stage)
         self.optimizer = self._fresh_optimizer()
         for name, parameter in self._trained():
             prefix = f"optimizer/{name}/"
@@ -312,7 +320,7 @@ def _trim(path: Path, stage: str, step: int) -> None:
     """Drop the rows that a killed run wrote after its last saved state."""
     if not path.is_file():
         return
-    order = {"clips": 0, "long": 1, "done": 2}
+    order = {"snippets": 0, "long": 1, "done": 2}
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     kept = [r for r in rows if (order[r["stage"]], int(r["step"])) <= (order[stage], step) or stage == "done"]

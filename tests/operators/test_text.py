@@ -102,14 +102,20 @@ def test_asking_for_the_evidence_does_not_change_the_answer(decoder: TextDecoder
 
 
 def test_questions_share_their_videos_context(decoder: TextDecoder) -> None:
-    context = everything(decoder, torch.randn(2, 5, 8, 24))
-    ids = words(3, 6)
-    video = torch.tensor([1, 0, 1])
+    latents = torch.randn(2, 5, 8, 24)
+    context = everything(decoder, latents)
+    spans = torch.rand(6, 5) < 0.7
+    ids = words(6, 6)
     with torch.no_grad():
-        together, _ = decoder(ids, context.select(video))
-        for row in range(3):
-            alone, _ = decoder(ids[row : row + 1], context.select(video[row : row + 1]))
+        together, seen = decoder(ids, context.with_span(spans, 8), want_weights=True)
+        plain, _ = decoder(ids, context.with_span(spans, 8))
+        torch.testing.assert_close(together, plain, rtol=0, atol=1e-5)
+        for row in range(6):
+            one = decoder.context(latents[row // 3 : row // 3 + 1], spans[row : row + 1])
+            alone, watched = decoder(ids[row : row + 1], one, want_weights=True)
+            assert seen is not None and watched is not None
             torch.testing.assert_close(together[row : row + 1], alone, rtol=0, atol=1e-5)
+            torch.testing.assert_close(seen[row : row + 1], watched, rtol=0, atol=1e-5)
 
 
 def test_grouped_queries_equal_full_attention_with_repeated_keys() -> None:
