@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 examples:
-  longtake train --preset tiny --out runs/tiny                  the shipped model's run, about two hours on two cores
+  longtake train --preset tiny --out runs/tiny                  the shipped model's run, some 90 minutes on two cores
   longtake train --preset tiny --out runs/tiny                  again: goes on where it was stopped
-  longtake train --preset tiny --out runs/quick --clip-steps 200 --long-steps 200 --pool-videos 60
+  longtake train --preset tiny --out runs/quick --snippet-steps 200 --long-steps 200 --pool-videos 60
   longtake index world --into world.lt --model runs/tiny/model
 
 DIR gets state.* (to resume), curves.csv, curves.png, and at the end model/, a checkpoint directory.
@@ -25,15 +25,19 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "train",
         help="train a model on the made world",
-        description="Train on made videos rendered straight to tensors: short clips end to end, then long videos.",
+        description="Train on made videos rendered straight to tensors: single snippets first, then long videos.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--preset", metavar="NAME", default="tiny", help="the model's size (tiny)")
     parser.add_argument("--out", metavar="DIR", required=True, help="the run's folder; a stopped run in it goes on")
     parser.add_argument("--seed", metavar="S", type=int, default=0, help="fixes weights and data (0)")
-    parser.add_argument("--clip-steps", metavar="N", type=int, help="steps on short clips, everything trained")
-    parser.add_argument("--long-steps", metavar="N", type=int, help="steps on long videos, encoders frozen")
+    parser.add_argument(
+        "--snippet-steps", metavar="N", type=int, help="steps on single snippets, encoders and combiner"
+    )
+    parser.add_argument(
+        "--long-steps", metavar="N", type=int, help="steps on long videos, latent model and text decoder"
+    )
     parser.add_argument(
         "--pool-videos", metavar="N", type=int, help="made videos whose snippets long videos are made of"
     )
@@ -47,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     import dataclasses
 
     import torch
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     from longtake.jobs.console import messages, output
     from longtake.operators import presets
@@ -60,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise InputError(str(error)) from error
     plan = Plan(seed=args.seed)
-    for name, value in (("clip_steps", args.clip_steps), ("long_steps", args.long_steps)):
+    for name, value in (("snippet_steps", args.snippet_steps), ("long_steps", args.long_steps)):
         if value is not None:
             plan = dataclasses.replace(plan, **{name: value})
     if args.pool_videos is not None:
@@ -76,13 +80,13 @@ def run(args: argparse.Namespace) -> int:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=messages()) as progress:
-        tasks: dict[str, object] = {}
+        tasks: dict[str, TaskID] = {}
 
         def show(report: Report) -> None:
-            fields = {"loss": report.values["loss"], "exact": report.values["exact"]}
             if report.stage not in tasks:
-                tasks[report.stage] = progress.add_task(report.stage, total=report.steps, **fields)
-            progress.update(tasks[report.stage], completed=report.step, **fields)  # type: ignore[arg-type]
+                tasks[report.stage] = progress.add_task(report.stage, total=report.steps, loss=0.0, exact=0.0)
+            loss, exact = report.values["loss"], report.values["exact"]
+            progress.update(tasks[report.stage], completed=report.step, loss=loss, exact=exact)
 
         trainer.run(show, stop_after=args.stop_after)
     console = output()

@@ -24,7 +24,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "world",
         help="write made videos whose truth is known, and questions about them",
-        description="Write real MP4 files of a made world (coloured shapes, sounds, flashes) and questions with answers.",
+        description="Write MP4 files of a made world (coloured shapes, sounds, flashes) and questions with answers.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -41,7 +41,7 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="N",
         type=int,
         default=2,
-        help="questions of each kind a video, and half as many on spans (2)",
+        help="questions of each kind a video (2), and half as many on spans",
     )
     parser.add_argument(
         "--spoil",

@@ -22,11 +22,11 @@ class ChatTokenizer:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        ids = {token: tokenizer.token_to_id(token) for token in SPECIALS}
-        missing = [token for token, number in ids.items() if number is None]
+        vocabulary = tokenizer.get_vocab()
+        missing = [token for token in SPECIALS if token not in vocabulary]
         if missing:
             raise ValueError(f"the tokenizer lacks the tokens {missing}")
-        self.pad, self.unknown, self.start, self.end, self.newline = (ids[token] for token in SPECIALS)
+        self.pad, self.unknown, self.start, self.end, self.newline = (vocabulary[token] for token in SPECIALS)
 
     @staticmethod
     def from_words(words: Sequence[str]) -> ChatTokenizer:

@@ -11,7 +11,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from longtake.operators import presets
 from longtake.operators.chat import ChatTokenizer
 from longtake.operators.config import ModelConfig
 from longtake.operators.errors import CheckpointError

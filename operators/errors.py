@@ -1,4 +1,4 @@
-"""The errors that LongTake raises on purpose: what a caller may catch, and what the command line turns into one line."""
+"""The errors that LongTake raises on purpose: what a caller may catch, and what the command line prints in one line."""
 
 
 class LongTakeError(Exception):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from longtake.operators.chat import ChatTokenizer
@@ -83,7 +84,7 @@ def _pictures(script: Script, config: ModelConfig, rng: np.random.Generator | No
         pictures_NHWC = _wear(pictures_NHWC, rng)
     top, left = (video.height - height) // 2, (video.width - width) // 2
     padded = F.pad(pictures_NHWC, (0, 0, left, video.width - width - left, top, video.height - height - top))
-    return padded.unflatten(0, (script.beats, video.frames))
+    return rearrange(padded, "(t f) h w c -> t f h w c", f=video.frames)
 
 
 def _wear(pictures_NHWC: Tensor, rng: np.random.Generator) -> Tensor:

@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from longtake.operators.chat import ChatTokenizer
+from longtake.operators.combiners import Features
 from longtake.operators.config import ModelConfig
 from longtake.operators.model import LongTakeModel
-from longtake.operators.combiners import Features
 from longtake.operators.training.batches import Clips, Questions, draw_questions, render_clips, tensorize
 from longtake.operators.training.losses import reduced
 from longtake.operators.world.script import BEAT_S, MAX_COUNT, SOUNDS, Script, write_script
@@ -150,9 +150,7 @@ class EncodedBeats:
     audio_PR: Tensor
 
 
-def encode_pool(
-    model: LongTakeModel, encode: Callable[[Clips], Features], videos: Iterable[Clips]
-) -> EncodedBeats:
+def encode_pool(model: LongTakeModel, encode: Callable[[Clips], Features], videos: Iterable[Clips]) -> EncodedBeats:
     """Encode and combine every beat of a pool's rendered source videos.
 
     Raises:
@@ -204,6 +202,8 @@ class LongDataset(Dataset[tuple[Tensor, Questions]]):
         asked = [
             question
             for order in chosen
-            for question in draw_questions(rng, self.pool.script(order), self.stage.questions, self.stage.captions, self.stage.spans)
+            for question in draw_questions(
+                rng, self.pool.script(order), self.stage.questions, self.stage.captions, self.stage.spans
+            )
         ]
         return torch.tensor(chosen), tensorize(asked, beats, self.tokenizer)

@@ -106,8 +106,8 @@ class SnippetHeads(nn.Module):
         """
         truth = dict(zip(PARTS, truth_SP.unbind(1), strict=True))
         video, audio = features.video_BND, features.audio_BND
-        first_v, second_v = ~self.second_video_N, self.second_video_N
-        first_a, second_a = ~self.second_audio_N, self.second_audio_N
+        second_v, second_a = self.get_buffer("second_video_N"), self.get_buffer("second_audio_N")
+        first_v, first_a = ~second_v, ~second_a
         read = {
             "colour_first": self._loudest(self.colour(video[:, first_v])),
             "colour_second": self._loudest(self.colour(video[:, second_v])),

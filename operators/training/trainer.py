@@ -9,11 +9,10 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from longtake.operators.chat import ChatTokenizer
 from longtake.operators.checkpoint import save_model
+from longtake.operators.combiners import Features
 from longtake.operators.config import ModelConfig
 from longtake.operators.errors import InputError
 from longtake.operators.model import LongTakeModel
-from longtake.operators.combiners import Features
 from longtake.operators.training.batches import Clips, Questions
 from longtake.operators.training.losses import Losses, LossWeights, question_losses
 from longtake.operators.training.pool import (
@@ -43,8 +42,10 @@ from longtake.operators.training.pool import (
 from longtake.operators.training.snippet_stage import PARTS, SnippetDataset, SnippetHeads, SnippetStage
 from longtake.operators.world.questions import word_list
 
-COLUMNS = ("stage", "step", "loss", "features", "tokens", "text", "evidence", "next_tokens", "next_features", "exact")
-COLUMNS += (*PARTS, "rate", "seconds")
+COLUMNS: tuple[str, ...] = (
+    *("stage", "step", "loss", "features", "tokens", "text", "evidence", "next_tokens", "next_features", "exact"),
+    *(*PARTS, "rate", "seconds"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +55,17 @@ class Plan:
     seed: int = 0
     snippet_steps: int = 2500
     snippet_rate: float = 1.5e-3
-    snippets: SnippetStage = SnippetStage(videos=16, beats=8)
+    snippets: SnippetStage = field(default_factory=lambda: SnippetStage(videos=16, beats=8))
     long_steps: int = 5000
     long_rate: float = 1e-3
-    long: LongStage = LongStage(videos=16, beats=(4, 64), questions=14, captions=2, spans=0.35)
-    pool: PoolSpec = PoolSpec(videos=600, beats=64, seed=1)
+    long: LongStage = field(
+        default_factory=lambda: LongStage(videos=16, beats=(4, 64), questions=14, captions=2, spans=0.35)
+    )
+    pool: PoolSpec = field(default_factory=lambda: PoolSpec(videos=600, beats=64, seed=1))
     weight_decay: float = 0.03
     warmup: int = 100
     keep: float = 0.9  # share of snippets that random masking leaves visible to others
-    weights: LossWeights = LossWeights()
+    weights: LossWeights = field(default_factory=LossWeights)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,11 +221,11 @@ class Trainer:
 
     def _freeze(self, stage: str) -> None:
         """Let a stage train its own parts alone."""
-        first = (self.model.video_encoder, self.model.audio_encoder, self.model.combiner, self.heads)
-        for part in first:
+        model = self.model
+        for part in (model.video_encoder, model.audio_encoder, model.combiner, self.heads):
             part.requires_grad_(stage == "snippets")
-        for part in (self.model.latent_model, self.model.text_decoder):
-            part.requires_grad_(stage == "long")
+        model.latent_model.requires_grad_(stage == "long")
+        model.text_decoder.requires_grad_(stage == "long")
 
     def _trained(self) -> list[tuple[str, torch.nn.Parameter]]:
         """The parameters of the current stage."""
@@ -313,7 +316,7 @@ def _rate(step: int, steps: int, warmup: int, peak: float) -> float:
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
     part = path.with_name(path.name + ".part")
     save_file({name: value.detach().contiguous().cpu() for name, value in tensors.items()}, part)
-    os.replace(part, path)
+    part.replace(path)
 
 
 def _trim(path: Path, stage: str, step: int) -> None:

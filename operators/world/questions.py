@@ -119,7 +119,7 @@ def _needle(rng: random.Random, view: _View) -> Drawn | None:
 
 
 def _bind(rng: random.Random, view: _View) -> Drawn | None:
-    silent = [n for n in view.heard(0, 0)]
+    silent = view.heard(0, 0)
     empty = [n for n in view.heard(1, 1) if view.thing_during(view.soundings[n][0]) is None]
     shown = [n for n in view.heard(1, 1) if n not in empty]
     names = silent + empty if rng.random() < P_NOTHING else shown
@@ -194,14 +194,12 @@ def _exists(rng: random.Random, view: _View) -> Drawn | None:
 
 def _caption(rng: random.Random, view: _View) -> Drawn | None:
     """Everything about one beat: the training's densest question (the span is that beat)."""
-    names: list[str] = []
-    for thing in view.things:
-        names.append(thing.name)
+    names = [thing.name for thing in view.things]
     parts = [" then ".join(names) if names else NOTHING]
     for sound in view.script.sounds:
         if sound.name in SOUNDS and view.start <= sound.start_s < view.stop:
-            thing = view.thing_during(sound)
-            parts.append(f"{sound.name} with {thing.name if thing else NOTHING}")
+            heard_with = view.thing_during(sound)
+            parts.append(f"{sound.name} with {heard_with.name if heard_with else NOTHING}")
     if view.flashes:
         parts.append("flash")
     return "what happens", " and ".join(parts), [(view.start, view.stop)]

@@ -138,9 +138,11 @@ def write_script(seed: int, beats: int) -> Script:
             sounds.append(
                 Sound(name=rng.choice(NOISES), start_s=scene.start_s, stop_s=scene.stop_s, pitch=1.0, gain=gain)
             )
-    for beat in [*free, *sorted(clutter)]:
-        if rng.random() < 0.25:
-            sounds.append(_sound(rng, rng.choice(NOISES), beat, rng.randrange(2)))
+    sounds.extend(
+        _sound(rng, rng.choice(NOISES), beat, rng.randrange(2))
+        for beat in [*free, *sorted(clutter)]
+        if rng.random() < 0.25
+    )
     return Script(
         beats=beats,
         things=tuple(sorted(things, key=lambda thing: thing.start_s)),

@@ -8,40 +8,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from longtake.operators.world.script import Script
 
 SAMPLE_RATE_HZ = 16_000
 
-Array = np.ndarray
+Array: TypeAlias = npt.NDArray[np.float64]
 Synth = Callable[[Array, float, float, np.random.Generator], Array]
 
 
-def render_sound(script: Script, start_s: float = 0.0, stop_s: float | None = None) -> Array:
-    """The sound of a script's span, float32 mono at 16 kHz, within [-1, 1]."""
-    stop_s = script.duration_s if stop_s is None else stop_s
-    first, last = round(start_s * SAMPLE_RATE_HZ), round(stop_s * SAMPLE_RATE_HZ)
+def render_sound(script: Script) -> npt.NDArray[np.float32]:
+    """The sound of a script, float32 mono at 16 kHz, within [-1, 1]."""
+    samples = round(script.duration_s * SAMPLE_RATE_HZ)
     rng = np.random.default_rng(script.seed)
-    wave = rng.standard_normal(last - first).astype(np.float32) * script.ambience
+    wave = rng.standard_normal(samples).astype(np.float32) * np.float32(script.ambience)
     for number, sound in enumerate(script.sounds):
         begin, end = round(sound.start_s * SAMPLE_RATE_HZ), round(sound.stop_s * SAMPLE_RATE_HZ)
-        if end <= first or begin >= last:
-            continue
         t = np.arange(end - begin) / SAMPLE_RATE_HZ
         length = len(t) / SAMPLE_RATE_HZ
-        samples = SYNTHS[sound.name](t, length, sound.pitch, np.random.default_rng((script.seed, number)))
+        voice = SYNTHS[sound.name](t, length, sound.pitch, np.random.default_rng((script.seed, number)))
         # Ten milliseconds of fade at both ends, against clicks.
         fade = np.minimum(1.0, np.minimum(t, length - t) / 0.01)
-        samples = (samples * fade * sound.gain * 0.4).astype(np.float32)
-        low, high = max(begin, first), min(end, last)
-        wave[low - first : high - first] += samples[low - begin : high - begin]
-    return np.clip(wave, -1.0, 1.0)
+        wave[begin:end] += (voice * fade * sound.gain * 0.4).astype(np.float32)
+    return wave.clip(-1.0, 1.0)
 
 
 def _harmonics(t: Array, hz: float, weights: list[float]) -> Array:
-    return sum(w * np.sin(2 * math.pi * hz * (k + 1) * t) for k, w in enumerate(weights)) / sum(weights)
+    wave = np.zeros(len(t))
+    for k, weight in enumerate(weights):
+        wave += weight * np.sin(2 * math.pi * hz * (k + 1) * t)
+    return wave / sum(weights)
 
 
 def _horn(t: Array, length: float, pitch: float, rng: np.random.Generator) -> Array:
@@ -53,7 +53,10 @@ def _horn(t: Array, length: float, pitch: float, rng: np.random.Generator) -> Ar
 
 def _bell(t: Array, length: float, pitch: float, rng: np.random.Generator) -> Array:
     partials = [(880, 1.0, 3), (2120, 0.7, 5), (2990, 0.5, 7), (4300, 0.35, 10)]
-    return sum(w * np.exp(-decay * t) * np.sin(2 * math.pi * hz * pitch * t) for hz, w, decay in partials)
+    wave = np.zeros(len(t))
+    for hz, weight, decay in partials:
+        wave += weight * np.exp(-decay * t) * np.sin(2 * math.pi * hz * pitch * t)
+    return wave
 
 
 def _whistle(t: Array, length: float, pitch: float, rng: np.random.Generator) -> Array:
@@ -64,7 +67,8 @@ def _whistle(t: Array, length: float, pitch: float, rng: np.random.Generator) ->
 def _drum(t: Array, length: float, pitch: float, rng: np.random.Generator) -> Array:
     beat = np.mod(t, 0.14)
     body = np.sin(2 * math.pi * (70 * pitch * beat + 2.5 * (1 - np.exp(-30 * beat))))
-    return np.exp(-18 * beat) * (1.3 * body + 0.25 * rng.standard_normal(len(t)) * np.exp(-60 * beat))
+    wave: Array = np.exp(-18 * beat) * (1.3 * body + 0.25 * rng.standard_normal(len(t)) * np.exp(-60 * beat))
+    return wave
 
 
 def _siren(t: Array, length: float, pitch: float, rng: np.random.Generator) -> Array:
@@ -73,7 +77,9 @@ def _siren(t: Array, length: float, pitch: float, rng: np.random.Generator) -> A
 
 
 def _buzzer(t: Array, length: float, pitch: float, rng: np.random.Generator) -> Array:
-    return np.sign(np.sin(2 * math.pi * 110 * pitch * t)) * (0.6 + 0.4 * np.sign(np.sin(2 * math.pi * 23 * t))) * 0.8
+    rattle = 0.6 + 0.4 * np.sign(np.sin(2 * math.pi * 23 * t))
+    wave: Array = np.sign(np.sin(2 * math.pi * 110 * pitch * t)) * rattle * 0.8
+    return wave
 
 
 def _hiss(t: Array, length: float, pitch: float, rng: np.random.Generator) -> Array:
