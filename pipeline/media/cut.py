@@ -15,7 +15,7 @@ from longtake.pipeline.media.decode import TICK_MS, choose_route
 from longtake.pipeline.media.long_group import LongGroup
 from longtake.pipeline.media.plan import SECOND_NS, Plan
 from longtake.pipeline.media.probe import MediaInfo, to_ns
-from longtake.pipeline.media.segment import Damage, Pictures, Reader, Segment
+from longtake.pipeline.media.segment import Damage, Pictures, Reader, Segment, one_line
 
 # A segment ends at the first key frame after this long, or this many bytes.
 SEGMENT_NS = 4 * SECOND_NS
@@ -191,7 +191,7 @@ class SegmentCutter:
                     start_ns=self._start_ns,
                     stop_ns=max(stop_ns, self._start_ns + 1),
                     error=type(error).__name__,
-                    message=f"a segment's packets are damaged ({error.strerror})",
+                    message=f"a segment's packets are damaged ({one_line(str(error))})",
                 )
                 segment = None
             if segment is not None:

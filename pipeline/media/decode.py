@@ -18,7 +18,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from longtake.pipeline.media.geometry import Placement, fit
-from longtake.pipeline.media.segment import CodedPicture, Damage, Pictures, Reader, Route, Segment
+from longtake.pipeline.media.segment import CodedPicture, Damage, Pictures, Reader, Route, Segment, one_line
 
 # Time between the frames of a segment's data, in its own milliseconds (the true times travel beside the data).
 TICK_MS = 40
@@ -140,7 +140,7 @@ def _decode_decord(segment: Segment, height: int, width: int, threads: int) -> P
             raise _DecordFailed(f"it counts {len(video)} frames where the file has {segment.packets}")
         scaled = video.get_batch([segment.ranks[k] for k in unique]).asnumpy()
     except (RuntimeError, decord.DECORDError) as error:
-        raise _DecordFailed(_one_line(str(error))) from error
+        raise _DecordFailed(one_line(str(error))) from error
     placed = placement.place(scaled)
     return Pictures(
         first_sample=segment.first_sample,
@@ -212,7 +212,7 @@ def _holes(segment: Segment, missing: list[int], errors: list[Exception]) -> lis
         while stop + 1 < len(missing) and missing[stop + 1] == missing[stop] + 1:
             stop += 1
         lost = stop - start + 1
-        why = f" ({_one_line(str(reason))})" if reason is not None else ""
+        why = f" ({one_line(str(reason))})" if reason is not None else ""
         holes.append(
             Damage(
                 stage="decode",
@@ -245,8 +245,3 @@ class Scaler:
         )
         array: Any = small.to_ndarray()
         return np.asarray(array, dtype=np.uint8)
-
-
-def _one_line(message: str) -> str:
-    line = next((part for part in message.strip().splitlines() if part.strip()), "no reason given")
-    return line.strip()[:300]

@@ -15,7 +15,7 @@ from longtake.pipeline.media.clock import PictureClock
 from longtake.pipeline.media.cut import SegmentCutter, is_hidden
 from longtake.pipeline.media.plan import SECOND_NS, Plan
 from longtake.pipeline.media.probe import MediaInfo, open_media, to_ns
-from longtake.pipeline.media.segment import Cue, Damage, End, Pictures, Reader, Segment, SoundChunk
+from longtake.pipeline.media.segment import Cue, Damage, End, Pictures, Reader, Segment, SoundChunk, one_line
 from longtake.pipeline.media.sound import SoundReader
 from longtake.pipeline.media.subtitles import read_cues
 
@@ -86,7 +86,7 @@ def demux(
                         start_ns=at_ns,
                         stop_ns=max(at_ns + 1, info.duration_ns or 0),
                         error=type(error).__name__,
-                        message=f"the container is damaged ({error})",
+                        message=f"the container is damaged ({one_line(str(error))})",
                     )
                 if errors >= READ_ERRORS:
                     break

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from longtake.pipeline.media.decode import Scaler, placement_of
 from longtake.pipeline.media.plan import Plan
 from longtake.pipeline.media.probe import MediaInfo, to_ns
-from longtake.pipeline.media.segment import Damage, Pictures
+from longtake.pipeline.media.segment import Damage, Pictures, one_line
 
 # Pictures are handed on in batches of at most this many.
 BATCH = 64
@@ -148,7 +148,7 @@ class LongGroup:
                     stop_ns=self._plan.sample_ns(int(lost[-1])) + 1,
                     error=type(self._error).__name__ if self._error is not None else "MissingFrames",
                     message=f"{len(lost)} wanted frames could not be decoded"
-                    + (f" ({self._error})" if self._error is not None else ""),
+                    + (f" ({one_line(str(self._error))})" if self._error is not None else ""),
                 ),
             )
         yield Pictures(

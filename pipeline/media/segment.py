@@ -131,3 +131,9 @@ class End:
     """The video ended: the last item of every demux. `end_ns` is where the last picture's time is over."""
 
     end_ns: int
+
+
+def one_line(message: str) -> str:
+    """The first line of a library's error message that says something, at most 300 characters."""
+    line = next((part for part in message.strip().splitlines() if part.strip()), "no reason given")
+    return line.strip()[:300]

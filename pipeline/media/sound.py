@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from longtake.operators.config import AudioConfig
 from longtake.operators.log_mel import frame_centres_ns, log_mel, resample_frames
 from longtake.pipeline.media.plan import SECOND_NS
-from longtake.pipeline.media.segment import Damage, SoundChunk
+from longtake.pipeline.media.segment import Damage, SoundChunk, one_line
 
 RATE_HZ = 16_000
 # The sound is moved (silence put in, samples dropped) only when its timestamps leave the count of its samples by more
@@ -66,7 +66,7 @@ class SoundReader:
                 start_ns=at_ns,
                 stop_ns=at_ns + _packet_ns(packet),
                 error=type(error).__name__,
-                message=f"a packet of sound could not be decoded ({error})",
+                message=f"a packet of sound could not be decoded ({one_line(str(error))})",
             )
             return
         for frame in frames:

@@ -9,6 +9,8 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from longtake.operators.config import ModelConfig
 from longtake.operators.errors import MediaError
@@ -122,6 +124,43 @@ def test_time_that_goes_back_is_recorded(
     numbers = shown(snippets, number_of)
     assert [numbers[k] for k in range(90)] == list(range(90))
     assert all(numbers[k] == k for k in range(96, 144))
+
+
+SMALL = ("av1.mkv", "unordered_pts.mov", "rotated_90.mov", "delayed_start.mp4", "h265_10bit.mp4")
+
+
+@pytest.mark.timeout(280)
+@settings(max_examples=25, deadline=None)
+@given(
+    st.sampled_from(SMALL),
+    st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=60)), min_size=1, max_size=6),
+)
+def test_whatever_the_damage_a_file_gives_snippets_or_one_clear_error(
+    media: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    config: ModelConfig,
+    name: str,
+    changes: list[tuple[float, bytes]],
+) -> None:
+    data = bytearray((media / name).read_bytes())
+    for place, new in changes:
+        at = int(place * (len(data) - 1))
+        data[at : at + len(new)] = new[: len(data) - at]
+    path = tmp_path_factory.getbasetemp() / f"changed{Path(name).suffix}"
+    path.write_bytes(data)
+    try:
+        info = probe(path)
+        items = list(read_snippets(info, config, Sampling(rate_hz=8)))
+    except MediaError as error:
+        assert str(error).startswith(str(path)) and "\n" not in str(error)
+        return
+    assert items
+    indices = [i.index for i in items if isinstance(i, Snippet)]
+    assert indices == sorted(set(indices))
+    for item in items:
+        assert item.stop_ns > item.start_ns >= 0
+        if isinstance(item, Damage):
+            assert item.message and "\n" not in item.message
 
 
 def test_a_file_that_vanishes_after_probing_is_one_clear_error(

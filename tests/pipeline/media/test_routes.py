@@ -139,6 +139,46 @@ def test_a_long_open_group_hands_over_its_leading_frames(
     assert numbers(path, config, Sampling(rate_hz=24), number_of) == list(range(560))
 
 
+def test_what_matroska_cannot_hold_is_streamed_and_shows_the_same(
+    tmp_path: Path,
+    config: ModelConfig,
+    write_clip: Callable[..., Path],
+    number_of: Number,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = write_clip(tmp_path / "clip.mp4", frames=120, options={"g": "24", "bf": "2"})
+    whole = list(read_snippets(probe(path), config, Sampling(rate_hz=24), reader="pyav"))
+    monkeypatch.setattr(cut, "can_remux", lambda stream: False)
+    assert segments_of(path, Sampling(rate_hz=24)) == []
+    assert numbers(path, config, Sampling(rate_hz=24), number_of) == list(range(120))
+    streamed = list(read_snippets(probe(path), config, Sampling(rate_hz=24)))
+    for left, right in zip(whole, streamed, strict=True):
+        assert isinstance(left, Snippet) and isinstance(right, Snippet)
+        assert np.array_equal(left.frames_FHWC, right.frames_FHWC)
+
+
+def test_a_vp8_frame_that_only_serves_others_is_not_shown(
+    tmp_path: Path, config: ModelConfig, write_clip: Callable[..., Path], number_of: Number
+) -> None:
+    options = {"g": "24", "deadline": "realtime", "b": "1M"}
+    whole = write_clip(tmp_path / "whole.webm", frames=48, codec="libvpx", options=options)
+    path = tmp_path / "hidden.webm"
+    with av.open(str(whole)) as source, av.open(str(path), "w") as out:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        for position, packet in enumerate(p for p in source.demux(video=0) if p.size):
+            data = bytearray(bytes(packet))
+            if position == 10:
+                # The bit of the frame's tag that says "show".
+                data[0] &= 0xEF
+            copy = av.Packet(bytes(data))
+            copy.pts, copy.dts, copy.time_base = packet.pts, packet.dts, packet.time_base
+            copy.is_keyframe, copy.stream = packet.is_keyframe, stream
+            out.mux(copy)
+    expected = [9 if k == 10 else k for k in range(48)]
+    for reader in ("pyav", "auto"):
+        assert numbers(path, config, Sampling(rate_hz=24), number_of, reader) == expected  # type: ignore[arg-type]
+
+
 def test_frames_hidden_by_an_edit_list_are_not_shown(
     tmp_path: Path, config: ModelConfig, write_clip: Callable[..., Path], number_of: Number
 ) -> None:
