@@ -112,6 +112,21 @@ class _Host:
         return (outcome, *bulk) if payloads else outcome
 
 
+class Demuxer(_Host):
+    """So named for whoever looks at the processes."""
+
+
+class Decoder(_Host):
+    """So named for whoever looks at the processes."""
+
+
+class Encoder(_Host):
+    """So named for whoever looks at the processes."""
+
+
+HOSTS: dict[str, type[_Host]] = {"demux": Demuxer, "decode": Decoder, "encode": Encoder}
+
+
 def _error(error: Exception) -> Outcome:
     last = traceback.extract_tb(error.__traceback__)[-1:]
     place = (
@@ -130,9 +145,11 @@ class Session:
     """
 
     def __init__(self, *, address: str | None = None, store_bytes: int = LEAST_STORE_BYTES) -> None:
-        self._owner = self.embedded = False
+        self._owner = False
         self._watchdog: subprocess.Popen[bytes] | None = None
         address = address or os.environ.get("RAY_ADDRESS") or None
+        # Whether others may use it too, so that workers have to ask for the cores that they keep busy.
+        self.shared = address is not None
         if ray.is_initialized():
             return
         self._owner = True
@@ -143,15 +160,29 @@ class Session:
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise InputError(f"{address}: no Ray cluster answers there ({str(error).splitlines()[0]})") from error
             return
-        self.embedded = True
+        # Ray's servers are started by a fork that becomes another program at once, which harms no one.
+        warnings.filterwarnings("ignore", message="lance is not fork-safe")
+        _silence_errors()
+        try:
+            self._embed(store_bytes, quiet)
+        except Exception:
+            # On a machine that is busy enough, Ray gives up waiting for its own servers.
+            self.close()
+            try:
+                self._embed(store_bytes, quiet)
+            except Exception as error:
+                self.close()
+                raise LongTakeError(f"Ray cannot be started here: {_first_line(error)}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _embed(self, store_bytes: int, quiet: dict[str, Any]) -> None:
         mark = uuid.uuid4().hex
         self._watchdog = subprocess.Popen(
             [sys.executable, "-I", "-S", watchdog.__file__, mark], stdin=subprocess.PIPE, start_new_session=True
         )
         os.environ[watchdog.VARIABLE] = mark
-        _silence_errors()
-        # Ray's servers are started by a fork that becomes another program at once, which harms no one.
-        warnings.filterwarnings("ignore", message="lance is not fork-safe")
         try:
             ray.init(
                 address="local",
@@ -161,13 +192,10 @@ class Session:
                 _node_ip_address="127.0.0.1",
                 **quiet,
             )
-            self._note_processes()
-        except BaseException:
-            self.close()
-            raise
         finally:
             # Ray's servers hand the mark on to every worker; programs that the user starts later must not carry it.
             del os.environ[watchdog.VARIABLE]
+        self._note_processes()
 
     def _note_processes(self) -> None:
         if self._watchdog is not None and self._watchdog.stdin is not None:
@@ -204,7 +232,7 @@ def start_worker(role: str, stage: str, arguments: tuple[Any, ...], *, threads: 
         stage: "module:Class", imported inside the actor with `threads` threads for numerical libraries.
         cpus, gpus: what Ray is to set aside for it.
     """
-    actor = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0)(_Host)
+    actor = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0)(HOSTS[role])
     handle = actor.options(scheduling_strategy="SPREAD").remote(threads, stage, arguments)
     return Call(
         worker=Worker(role=role, handle=handle),

@@ -166,7 +166,7 @@ class Committer:
                     pa.Table.from_batches([], schema=schema),
                     table_uri(index_uri, name),
                     schema=schema,
-                    mode="overwrite",
+                    mode="create" if found[name] is None else "overwrite",
                 )
         self._videos = found["videos"]
         self._failures = found["failures"]

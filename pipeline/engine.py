@@ -41,6 +41,7 @@ PATIENCE_S = 1.0
 VIDEO_LOSSES = 2
 ENCODER_LOSSES = 3
 SLOT_LOSSES = 6
+START_HANGS = 2
 # The loop wakes at least this often, to notice an interrupt.
 WAKE_S = 1.0
 
@@ -370,7 +371,7 @@ class Engine:
 
     def _settle_ready(self, call: Call, slot: Slot, outcome: Outcome) -> None:
         if outcome.kind == "done":
-            slot.worker, slot.calls = call.worker, 0
+            slot.worker, slot.calls, slot.starts_lost = call.worker, 0, 0
             slot.flushed_at = slot.fed_at = time.monotonic()
             actors.admit(call.worker, outcome)
             return
@@ -379,8 +380,8 @@ class Engine:
             known = getattr(errors, outcome.error, LongTakeError)
             raise known(outcome.message if known is not LongTakeError else f"{outcome.error}: {outcome.message}")
         actors.kill(call.worker)
-        slot.losses += 1
-        if outcome.kind == "died" and slot.losses < SLOT_LOSSES:
+        slot.starts_lost += 1
+        if slot.starts_lost < (SLOT_LOSSES if outcome.kind == "died" else START_HANGS):
             self._start(slot)
         else:
             self._retire(slot, outcome)

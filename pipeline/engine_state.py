@@ -133,8 +133,9 @@ class Slot:
     role: Role
     number: int
     worker: Worker | None = None
-    # Workers lost since this slot last gave a result.
+    # Workers lost since this slot last gave a result, and those lost before they were ready.
     losses: int = 0
+    starts_lost: int = 0
     calls: int = 0
     # Encoders only.
     lanes: list[Run | None] = field(default_factory=list)

@@ -186,7 +186,7 @@ def _settings(
         demux_deadline_s=options.demux_deadline_s,
         decode_deadline_s=options.decode_deadline_s,
         encode_deadline_s=options.encode_deadline_s,
-        cpus_a_decoder=0.0 if session.embedded else 1.0,
+        cpus_a_decoder=1.0 if session.shared else 0.0,
     )
 
 
@@ -317,14 +317,18 @@ class IndexJob:
             frames=span.frames if span else 0,
         )
         if video.video_id in self._copies:
+            self._committer.delete_failures(video.uri)
             self._copies[video.video_id].append(entry)
             return False
         same = [other for other in self._committer.videos.values() if other.video_id == video.video_id]
         finished = [other for other in same if other.status in ("done", "partial")]
         if finished and not (self._retry and finished[0].status == "partial"):
             # The very content under another name, or the same file with another modification time.
+            known = any(other.uri == video.uri for other in finished)
+            if not known:
+                self._committer.delete_failures(video.uri)
             self._committer.put_videos([dataclasses.replace(entry.row, **_outcome_of(finished[0]))])
-            self._over(entry, indexed=not any(other.uri == video.uri for other in finished))
+            self._over(entry, indexed=not known)
             return False
         if not any(other.uri == video.uri and other.status == "indexing" for other in same):
             # Not a job's unfinished work to go on with: from the start, with a clean record.
