@@ -1,0 +1,58 @@
+"""`longtake bench`: measure what the design promises, and say by what it was measured."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any, Protocol
+
+from longtake.jobs import bench_ask, bench_index, bench_memory
+
+if TYPE_CHECKING:
+    from longtake.jobs.main import Subparsers
+
+EXAMPLES = """\
+examples:
+  longtake bench index                        made videos: what a whole job costs beside decoding and encoding alone
+  longtake bench index film.webm --out index.json
+  longtake bench ask                          answering from an index beside indexing again
+  longtake bench memory film.webm             memory on an hour of video beside five minutes
+
+Each one checks that both ways give the same before it reads the clock, and prints what it measured; --out keeps it as
+JSON with the machine, the versions and the commit.
+"""
+
+
+class Bench(Protocol):
+    """What a module of a benchmark holds."""
+
+    def add_parser(self, subparsers: Any) -> None: ...
+
+    def run(self, args: argparse.Namespace) -> int: ...
+
+
+BENCHES: dict[str, Bench] = {"index": bench_index, "ask": bench_ask, "memory": bench_memory}
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add `bench` to the command line."""
+    parser = subparsers.add_parser(
+        "bench",
+        help="measure speed and memory",
+        description="Measure what indexing and asking cost on this machine.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    benches = parser.add_subparsers(dest="bench", metavar="WHAT", required=True, title="benchmarks")
+    for name, module in BENCHES.items():
+        module.add_parser(benches)
+        bench = benches.choices[name]
+        bench.add_argument("--model", default="tiny", metavar="M", help="shipped model or checkpoint directory")
+        bench.add_argument("--out", metavar="FILE", help="write the figures there, as JSON")
+        bench.add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
+        )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run one of them."""
+    return BENCHES[args.bench].run(args)

@@ -1,0 +1,68 @@
+"""A long video from a short one, by repeating its packets: nothing is decoded, so an hour takes seconds to make."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+
+from longtake.operators.errors import InputError
+from longtake.pipeline.media.probe import open_media, probe
+
+
+def loop_clip(source: Path, target: Path, duration_s: float) -> int:
+    """Write `target`, of the container of its name, with the clip repeated until it is at least `duration_s` long.
+
+    Returns:
+        How many times the clip is in it.
+    Raises:
+        MediaError: the clip cannot be read.
+        InputError: its packets cannot be written into that container.
+    """
+    info = probe(source)
+    picked = [info.video.index] + ([info.audio.index] if info.audio is not None else [])
+    first_s, length_s = _extent(str(source), picked)
+    loops = max(1, -int(-duration_s // float(length_s)))
+    try:
+        with av.open(str(target), "w") as out:
+            streams: dict[int, Any] = {}
+            for loop in range(loops):
+                with open_media(str(source)) as container:
+                    if not streams:
+                        streams = {i: out.add_stream_from_template(container.streams[i]) for i in picked}
+                    _copy(container, out, streams, loop * length_s - first_s)
+    except (av.error.FFmpegError, ValueError) as error:
+        raise InputError(f"{target}: the packets of {source} cannot be repeated there ({error})") from error
+    return loops
+
+
+def _extent(path: str, picked: list[int]) -> tuple[Fraction, Fraction]:
+    """The earliest decoding time of the streams, and the time after which the clip can follow itself, in seconds."""
+    first: Fraction | None = None
+    stop = Fraction(0)
+    with open_media(path) as container:
+        for packet in container.demux([container.streams[i] for i in picked]):
+            if packet.dts is None:
+                continue
+            start = packet.dts * packet.time_base
+            first = start if first is None else min(first, start)
+            shown = packet.pts * packet.time_base if packet.pts is not None else start
+            # A packet without a duration lasts at least a tick.
+            stop = max(stop, max(start, shown) + max(packet.duration or 0, 1) * packet.time_base)
+    if first is None or stop <= first:
+        raise InputError(f"{path}: holds no packet that could be repeated")
+    return first, stop - first
+
+
+def _copy(container: Any, out: Any, streams: dict[int, Any], shift_s: Fraction) -> None:
+    for packet in container.demux([container.streams[i] for i in streams]):
+        if packet.dts is None:
+            continue
+        shift = round(shift_s / packet.time_base)
+        packet.dts += shift
+        if packet.pts is not None:
+            packet.pts += shift
+        packet.stream = streams[packet.stream.index]
+        out.mux(packet)
