@@ -56,7 +56,7 @@ class CrossAttention(nn.Module):
         self.nowhere_key_HE = nn.Parameter(torch.zeros(heads, head))
         self.nowhere_value_HE = nn.Parameter(torch.zeros(heads, head))
         # Keys get (time / SLOPE_SNIPPETS) * slope: a query along it prefers later or earlier snippets.
-        self.slope_HE = nn.Parameter(torch.randn(heads, head) * 0.02)
+        self.slope_HE = nn.Parameter(torch.randn(heads, head) * 0.25)
 
     def context(self, latents_BTmD: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the latents, "nowhere" first; [B, H, 1 + N, E] each."""

@@ -27,6 +27,9 @@ from longtake.operators.world.script import BEAT_S, Script
 from longtake.operators.world.sounds import render_sound
 
 NS = 1_000_000_000
+# How often each of `KINDS` is asked in training: needle, bind, first, last, count, exists. The kinds that take longest
+# to learn come more often.
+SHARES = (2, 3, 4, 4, 5, 6)
 
 
 @dataclass(kw_only=True)
@@ -150,7 +153,7 @@ def draw_questions(rng: random.Random, script: Script, count: int, captions: int
             question = ask(rng, script, "caption", (beat * BEAT_S, (beat + 1) * BEAT_S))
         else:
             span = random_span(rng, script) if rng.random() < spans else None
-            question = ask(rng, script, rng.choice(KINDS), span)
+            question = ask(rng, script, rng.choices(KINDS, SHARES)[0], span)
         if question is not None:
             drawn.append(question)
     while len(drawn) < count:

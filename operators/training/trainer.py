@@ -56,12 +56,12 @@ class Plan:
     snippet_steps: int = 2500
     snippet_rate: float = 1.5e-3
     snippets: SnippetStage = field(default_factory=lambda: SnippetStage(videos=16, beats=8))
-    long_steps: int = 5000
+    long_steps: int = 4000
     long_rate: float = 1e-3
     long: LongStage = field(
         default_factory=lambda: LongStage(videos=16, beats=(4, 64), questions=14, captions=2, spans=0.35)
     )
-    pool: PoolSpec = field(default_factory=lambda: PoolSpec(videos=600, beats=64, seed=1))
+    pool: PoolSpec = field(default_factory=lambda: PoolSpec(videos=300, beats=64, seed=1))
     weight_decay: float = 0.03
     warmup: int = 100
     keep: float = 0.9  # share of snippets that random masking leaves visible to others
@@ -125,6 +125,8 @@ class Trainer:
             steps = self.plan.snippet_steps if stage == "snippets" else self.plan.long_steps
             peak = self.plan.snippet_rate if stage == "snippets" else self.plan.long_rate
             self._freeze(stage)
+            if stage == "long" and self.step == 0:
+                self._renew_readers()
             if self.optimizer is None:
                 self.optimizer = self._fresh_optimizer()
             batches = self._snippet_losses() if stage == "snippets" else self._long_losses()
@@ -226,6 +228,14 @@ class Trainer:
             part.requires_grad_(stage == "snippets")
         model.latent_model.requires_grad_(stage == "long")
         model.text_decoder.requires_grad_(stage == "long")
+
+    def _renew_readers(self) -> None:
+        """Start the latent model and the text decoder from weights that the plan's seed alone gives, so that this
+        stage may be run again on the same encoders with other settings."""
+        torch.manual_seed(self.plan.seed + 1)
+        fresh = LongTakeModel(self.config)
+        self.model.latent_model.load_state_dict(fresh.latent_model.state_dict())
+        self.model.text_decoder.load_state_dict(fresh.text_decoder.state_dict())
 
     def _trained(self) -> list[tuple[str, torch.nn.Parameter]]:
         """The parameters of the current stage."""
