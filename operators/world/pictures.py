@@ -31,7 +31,14 @@ BORDER = 0.06  # the flash's border, in picture heights
 
 
 def render_pictures(script: Script, times_s: Sequence[float], height: int, width: int) -> Tensor:
-    """The pictures at the given times, uint8 [N, H, W, 3]; antialiased, the same for any order of times."""
+    """The pictures at the given times, uint8 [N, H, W, 3]; antialiased, the same for any order of times.
+
+    Raises:
+        ValueError: a time that no scene covers.
+    """
+    for t in times_s:
+        if not any(scene.start_s <= t < scene.stop_s for scene in script.scenes):
+            raise ValueError(f"no scene covers {t} s of a video of {script.duration_s} s")
     canvas = torch.empty(len(times_s), height, width, 3)
     for scene in script.scenes:
         picks = [n for n, t in enumerate(times_s) if scene.start_s <= t < scene.stop_s]
