@@ -88,9 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"longtake {longtake.__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
     for name in COMMANDS:
-        module = _command(name)
-        if module is None:
-            continue
+        module = cast(Command, importlib.import_module(f"longtake.jobs.{name}"))
         module.add_parser(cast(Any, subparsers))
         command = "jobs" if name == "jobs_list" else name
         subparser = subparsers.choices[command]
@@ -99,16 +97,6 @@ def build_parser() -> argparse.ArgumentParser:
         )
         subparser.set_defaults(run=module.run)
     return parser
-
-
-def _command(name: str) -> Command | None:
-    full_name = f"longtake.jobs.{name}"
-    try:
-        return cast(Command, importlib.import_module(full_name))
-    except ModuleNotFoundError as error:
-        if error.name == full_name:
-            return None
-        raise
 
 
 def main(argv: Sequence[str] | None = None) -> int:
