@@ -23,7 +23,7 @@ from longtake.pipeline.tables import IndexReader
 ROOT = Path(__file__).resolve().parents[2]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 
 
 def free_port() -> int:
@@ -42,21 +42,24 @@ def longtake(*words: str | Path, check: bool = True) -> subprocess.CompletedProc
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """The job server of a one-node cluster."""
+    # On a busy machine the job server alone takes more than its usual minute to start.
+    env = {**ENV, "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "240"}
     # A socket's path has 107 characters at most, and pytest's folders are too deep for that.
     folder = tempfile.mkdtemp(prefix="lt")
-    port, dashboard = free_port(), free_port()
+    port, dashboard, client, agent = (free_port() for _ in range(4))
     ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2"]
+    ray.append("--object-store-memory=120000000")
     places = ["--node-ip-address=127.0.0.1", f"--port={port}", f"--dashboard-port={dashboard}", f"--temp-dir={folder}"]
     head = subprocess.Popen(
-        [*ray, *places, "--object-store-memory=120000000", "--ray-client-server-port=0"],
-        env=ENV,
+        [*ray, *places, f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"],
+        env=env,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
     place = f"http://127.0.0.1:{dashboard}"
     try:
-        until = time.monotonic() + 240
+        until = time.monotonic() + 420
         while True:
             try:
                 assert list_jobs(address=place) == []
