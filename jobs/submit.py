@@ -21,6 +21,7 @@ examples:
   longtake logs longtake-3f2a9c1b --follow                    what a job prints
   longtake stop longtake-3f2a9c1b                             stop it; what is whole is kept
 
+A cluster that was started with Ray's token wants RAY_AUTH_MODE=token in this command's environment too.
 Paths are those of the cluster's machines, on storage that all of them share. A job that was stopped, or whose machine
 was lost, goes on where it was when the same command is submitted again.
 """

@@ -20,6 +20,7 @@ from typing import Any
 # Ray reads this when it is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from longtake.operators.errors import InputError, LongTakeError
@@ -27,6 +28,10 @@ from longtake.operators.errors import InputError, LongTakeError
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 # Explicit addresses lose to these inside Ray; here they are only what is meant when none is given.
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+_WANTS_A_TOKEN = (
+    "the cluster wants Ray's token: set RAY_AUTH_MODE=token, and give its token as Ray documents, or start the cluster "
+    "with RAY_AUTH_MODE=disabled where nobody else can reach it"
+)
 # Marks our jobs among a cluster's others.
 MARK = "longtake"
 # A stopped job commits what is whole and lets its workers go; then it is killed.
@@ -170,6 +175,8 @@ def _client(address: str | None) -> JobSubmissionClient:
     hidden = {name: os.environ.pop(name) for name in ADDRESS_VARIABLES if name in os.environ}
     try:
         return JobSubmissionClient(place)
+    except AuthenticationError as error:
+        raise InputError(f"{place}: {_WANTS_A_TOKEN}") from error
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{place}: no Ray job server answers there ({reason})") from error
@@ -182,6 +189,8 @@ def _errors_told(name: str) -> Iterator[None]:
     """Ray's errors of the job server as ours: they are all RuntimeError, with the server's text."""
     try:
         yield
+    except AuthenticationError as error:
+        raise InputError(f"{name or 'the job server'}: {_WANTS_A_TOKEN}") from error
     except RuntimeError as error:
         if "does not exist" in str(error) or "status code 404" in str(error):
             raise InputError(f"{name}: the cluster knows no such job") from error
