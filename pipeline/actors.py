@@ -11,6 +11,7 @@ import dataclasses
 import importlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -153,8 +154,10 @@ class Session:
         if ray.is_initialized():
             return
         self._owner = True
+        _silence_errors()
         quiet = {"log_to_driver": False, "configure_logging": True, "logging_level": "CRITICAL"}
         if address is not None:
+            _require_answer(address)
             try:
                 ray.init(address=address, **quiet)
             except (ConnectionError, ValueError, RuntimeError) as error:
@@ -162,7 +165,6 @@ class Session:
             return
         # Ray's servers are started by a fork that becomes another program at once, which harms no one.
         warnings.filterwarnings("ignore", message="lance is not fork-safe")
-        _silence_errors()
         try:
             self._embed(store_bytes, quiet)
         except Exception:
@@ -311,6 +313,16 @@ def kill(worker: Worker) -> None:
     if worker.pid and worker.node == ray.get_runtime_context().get_node_id():
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(worker.pid, signal.SIGKILL)
+
+
+def _require_answer(address: str) -> None:
+    """Raise InputError at once where nothing listens: Ray itself keeps trying for half a minute."""
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if separator and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except OSError as error:
+            raise InputError(f"{address}: no Ray cluster answers there ({error.strerror or error})") from error
 
 
 def _silence_errors() -> None:
