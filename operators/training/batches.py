@@ -29,7 +29,7 @@ from longtake.operators.world.sounds import render_sound
 NS = 1_000_000_000
 # How often each of `KINDS` is asked in training: needle, bind, first, last, count, exists. The kinds that take longest
 # to learn come more often.
-SHARES = (2, 3, 4, 4, 5, 6)
+SHARES = (1, 2, 4, 4, 7, 7)
 
 
 @dataclass(kw_only=True)
@@ -152,13 +152,23 @@ def draw_questions(rng: random.Random, script: Script, count: int, captions: int
             beat = rng.randrange(script.beats)
             question = ask(rng, script, "caption", (beat * BEAT_S, (beat + 1) * BEAT_S))
         else:
+            kind = rng.choices(KINDS, SHARES)[0]
             span = random_span(rng, script) if rng.random() < spans else None
-            question = ask(rng, script, rng.choices(KINDS, SHARES)[0], span)
+            if span is None and kind == "exists" and rng.random() < 0.5:
+                span = _short_span(rng, script)
+            question = ask(rng, script, kind, span)
         if question is not None:
             drawn.append(question)
     while len(drawn) < count:
         drawn.append(drawn[rng.randrange(len(drawn))])
     return drawn
+
+
+def _short_span(rng: random.Random, script: Script) -> tuple[float, float]:
+    """A span of one to four beats: whether a red star was shown is learned first where little else was."""
+    beats = rng.randint(1, min(4, script.beats))
+    first = rng.randint(0, script.beats - beats)
+    return first * BEAT_S, (first + beats) * BEAT_S
 
 
 def tensorize(asked: Sequence[Question], snippets: int, tokenizer: ChatTokenizer) -> Questions:

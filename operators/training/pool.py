@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from longtake.operators.chat import ChatTokenizer
 from longtake.operators.combiners import Features
 from longtake.operators.config import ModelConfig
+from longtake.operators.errors import InputError
 from longtake.operators.model import LongTakeModel
 from longtake.operators.training.batches import Clips, Questions, draw_questions, render_clips, tensorize
 from longtake.operators.training.losses import reduced
@@ -43,7 +44,11 @@ class PoolSpec:
 
 
 class BeatPool:
-    """The beats of many scripts, each as a one-beat script, sorted by what they hold."""
+    """The beats of many scripts, each as a one-beat script, sorted by what they hold.
+
+    Raises:
+        InputError: the scripts lack a kind of event.
+    """
 
     def __init__(self, spec: PoolSpec) -> None:
         self.beats = [beat_of(script, number) for script in spec.scripts() for number in range(spec.beats)]
@@ -59,12 +64,13 @@ class BeatPool:
             else:
                 self.other.append(number)
         if not self.flashing or not self.other or not all(self.sounding.values()):
-            raise ValueError(f"a pool of {len(self.beats)} beats lacks some kinds of event; take more videos")
+            raise InputError(f"a pool of {len(self.beats)} beats lacks some kinds of event; take more videos")
 
     def arrange(self, rng: random.Random, beats: int) -> list[int]:
         """A random long video: the pool's beats to show, in order."""
         chosen: list[int] = []
-        budget = max(1, beats // 3)
+        # Short videos are often fuller of sounds than the world's own: counting is learned there first.
+        budget = max(1, round(beats * rng.uniform(0.15, 0.6)))
         for name in rng.sample(SOUNDS, len(SOUNDS)):
             times = rng.choices(range(MAX_COUNT + 1), weights=(20, 32, 16, 16, 16))[0]
             chosen += [rng.choice(self.sounding[name]) for _ in range(min(times, budget - len(chosen)))]

@@ -57,9 +57,9 @@ class Plan:
     snippet_rate: float = 1.5e-3
     snippets: SnippetStage = field(default_factory=lambda: SnippetStage(videos=16, beats=8))
     long_steps: int = 4000
-    long_rate: float = 1e-3
+    long_rate: float = 1.5e-3
     long: LongStage = field(
-        default_factory=lambda: LongStage(videos=16, beats=(4, 64), questions=14, captions=2, spans=0.35)
+        default_factory=lambda: LongStage(videos=16, beats=(4, 64), questions=14, captions=1, spans=0.3)
     )
     pool: PoolSpec = field(default_factory=lambda: PoolSpec(videos=300, beats=64, seed=1))
     weight_decay: float = 0.03
@@ -100,6 +100,10 @@ class Trainer:
             raise InputError(f"the world has {len(self.tokenizer)} words, the config room for {config.text.vocabulary}")
         torch.manual_seed(plan.seed)
         self.model = LongTakeModel(config).to(self.device)
+        # Both this and the pool are found out at once, not after hours of the first stage.
+        if self.model.combiner.initial_memory(1).shape[1]:
+            raise InputError(f"the {config.combiner.name} combiner carries memory: this training pools single snippets")
+        self.pool: BeatPool | None = None
         self.heads = SnippetHeads(config).to(self.device)
         self.optimizer: torch.optim.AdamW | None = None
         self.stage, self.step, self.seconds = "snippets", 0, 0.0
@@ -108,10 +112,12 @@ class Trainer:
         """Train from where the directory's state stands to the end, or for `stop_after` steps.
 
         Raises:
-            InputError: the directory holds a run of another plan or config.
+            InputError: the directory holds a run of another plan or config, or the plan's pool is too small.
         """
         self.out.mkdir(parents=True, exist_ok=True)
         self._resume()
+        if self.stage != "done":
+            self.pool = BeatPool(self.plan.pool)
         with self._attention():
             if self._train(on_report, stop_after):
                 save_model(self.out / "model", self.model, self.tokenizer)
@@ -169,9 +175,9 @@ class Trainer:
 
     def _long_losses(self) -> Iterator[Losses]:
         plan = self.plan
-        pool = BeatPool(plan.pool)
+        assert self.pool is not None
         beats = self._encoded_beats()
-        data = LongDataset(pool, self.tokenizer, plan.long, plan.long_steps, plan.seed)
+        data = LongDataset(self.pool, self.tokenizer, plan.long, plan.long_steps, plan.seed)
         generator = torch.Generator()
         for step, (chosen_VT, questions) in self._from(data, self.step):
             chosen_VT = chosen_VT.to(self.device)
@@ -274,14 +280,16 @@ class Trainer:
             )
 
     def save(self) -> None:
-        """Write the state that `run` resumes from."""
+        """Write the state that `run` resumes from: tensors first, then the file that names them, at once."""
         tensors = {f"weights/{name}": value for name, value in self._modules().state_dict().items()}
         if self.optimizer is not None:
             for name, parameter in self._trained():
                 for key, value in self.optimizer.state.get(parameter, {}).items():
                     tensors[f"optimizer/{name}/{key}"] = torch.as_tensor(value).cpu()
-        _write(self.out / "state.safetensors", tensors)
+        name = f"state-{self.stage}-{self.step}.safetensors"
+        _write(self.out / name, tensors)
         state = {
+            "tensors": name,
             "plan": repr(self.plan),
             "config": self.config.fingerprint(),
             "stage": self.stage,
@@ -291,16 +299,21 @@ class Trainer:
         part = self.out / "state.json.part"
         part.write_text(json.dumps(state, indent=2))
         part.replace(self.out / "state.json")
+        for old in self.out.glob("state*.safetensors*"):
+            if old.name != name:
+                old.unlink()
 
     def _resume(self) -> None:
         path = self.out / "state.json"
         if not path.is_file():
+            # A run that was killed before its first save starts anew.
+            _trim(self.out / "curves.csv", "snippets", 0)
             return
         state = json.loads(path.read_text())
         if state["plan"] != repr(self.plan) or state["config"] != self.config.fingerprint():
             raise InputError(f"{self.out}: holds a run of another plan or config; choose another directory")
         self.stage, self.step, self.seconds = state["stage"], state["step"], state["seconds"]
-        tensors = load_file(self.out / "state.safetensors")
+        tensors = load_file(self.out / state.get("tensors", "state.safetensors"))
         prefix = "weights/"
         self._modules().load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
         self._freeze(self.stage)
@@ -337,7 +350,9 @@ def _trim(path: Path, stage: str, step: int) -> None:
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     kept = [r for r in rows if (order[r["stage"]], int(r["step"])) <= (order[stage], step) or stage == "done"]
-    with path.open("w", newline="") as file:
+    part = path.with_name(path.name + ".part")
+    with part.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(kept)
+    part.replace(path)
