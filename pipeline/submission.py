@@ -36,6 +36,12 @@ _WANTS_A_TOKEN = (
 MARK = "longtake"
 # A stopped job commits what is whole and lets its workers go; then it is killed.
 STOP_WAIT_S = 60
+STOP_WITH_SIGINT = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}
+START_WAIT_S = 60
+
+
+class _NotReady(LongTakeError):
+    """The job server could not take the request now; it may be able to later."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,16 +75,32 @@ def submit(arguments: Sequence[str], *, address: str | None = None, python: str 
     """
     name = f"{MARK}-{uuid.uuid4().hex[:8]}"
     command = shlex.join([python or sys.executable, "-m", "longtake.jobs.main", *arguments])
-    with _errors_told(name):
-        _client(address).submit_job(
-            entrypoint=command,
-            submission_id=name,
-            metadata={MARK: shlex.join(["longtake", *arguments])},
-            runtime_env={
-                "env_vars": {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)},
-            },
-        )
-    return name
+    until = time.monotonic() + START_WAIT_S
+    while True:
+        try:
+            with _errors_told(name):
+                _client(address).submit_job(
+                    entrypoint=command,
+                    submission_id=name,
+                    metadata={MARK: shlex.join(["longtake", *arguments])},
+                    runtime_env={"env_vars": STOP_WITH_SIGINT},
+                )
+            return name
+        except LongTakeError as error:
+            # A cluster that has just been started answers before it can run anything, and drops what it cannot take.
+            if not isinstance(error, _NotReady) or time.monotonic() > until:
+                raise
+            if _is_known(name, address):
+                return name
+        time.sleep(1)
+
+
+def _is_known(name: str, address: str | None) -> bool:
+    """Whether the job was taken, although the answer to its submission was lost."""
+    with contextlib.suppress(LongTakeError):
+        get_job(name, address=address)
+        return True
+    return False
 
 
 def list_jobs(*, address: str | None = None) -> list[BatchJob]:
@@ -186,7 +208,7 @@ def _client(address: str | None) -> JobSubmissionClient:
 
 @contextlib.contextmanager
 def _errors_told(name: str) -> Iterator[None]:
-    """Ray's errors of the job server as ours: they are all RuntimeError, with the server's text."""
+    """Ray's errors of the job server as ours: mostly RuntimeError, with the server's text."""
     try:
         yield
     except AuthenticationError as error:
@@ -194,4 +216,8 @@ def _errors_told(name: str) -> Iterator[None]:
     except RuntimeError as error:
         if "does not exist" in str(error) or "status code 404" in str(error):
             raise InputError(f"{name}: the cluster knows no such job") from error
-        raise LongTakeError(f"{name or 'the job server'}: {str(error).splitlines()[0]}") from error
+        kind = _NotReady if "No available agent" in str(error) else LongTakeError
+        raise kind(f"{name or 'the job server'}: {str(error).splitlines()[0]}") from error
+    except OSError as error:
+        # The HTTP client's errors are OSErrors of its own.
+        raise _NotReady(f"{name or 'the job server'}: the connection broke ({str(error).splitlines()[0]})") from error
