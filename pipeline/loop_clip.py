@@ -23,7 +23,7 @@ def loop_clip(source: Path, target: Path, duration_s: float) -> int:
     """
     info = probe(source)
     picked = [info.video.index] + ([info.audio.index] if info.audio is not None else [])
-    first_s, length_s = _extent(str(source), picked)
+    length_s = _length(str(source), picked)
     loops = max(1, -int(-duration_s // float(length_s)))
     try:
         with av.open(str(target), "w") as out:
@@ -32,28 +32,30 @@ def loop_clip(source: Path, target: Path, duration_s: float) -> int:
                 with open_media(str(source)) as container:
                     if not streams:
                         streams = {i: out.add_stream_from_template(container.streams[i]) for i in picked}
-                    _copy(container, out, streams, loop * length_s - first_s)
+                    _copy(container, out, streams, loop * length_s)
     except (av.error.FFmpegError, ValueError) as error:
         raise InputError(f"{target}: the packets of {source} cannot be repeated there ({error})") from error
     return loops
 
 
-def _extent(path: str, picked: list[int]) -> tuple[Fraction, Fraction]:
-    """The earliest decoding time of the streams, and the time after which the clip can follow itself, in seconds."""
-    first: Fraction | None = None
-    stop = Fraction(0)
+def _length(path: str, picked: list[int]) -> Fraction:
+    """After how many seconds the clip can follow itself: no stream's times of showing or of decoding then overlap."""
+    spans: dict[tuple[int, str], tuple[Fraction, Fraction]] = {}
     with open_media(path) as container:
         for packet in container.demux([container.streams[i] for i in picked]):
             if packet.dts is None:
                 continue
-            start = packet.dts * packet.time_base
-            first = start if first is None else min(first, start)
-            shown = packet.pts * packet.time_base if packet.pts is not None else start
             # A packet without a duration lasts at least a tick.
-            stop = max(stop, max(start, shown) + max(packet.duration or 0, 1) * packet.time_base)
-    if first is None or stop <= first:
+            lasts = max(packet.duration or 0, 1)
+            for clock, ticks in (("pts", packet.pts), ("dts", packet.dts)):
+                if ticks is not None:
+                    start, stop = ticks * packet.time_base, (ticks + lasts) * packet.time_base
+                    key = (packet.stream.index, clock)
+                    earliest, latest = spans.get(key, (start, stop))
+                    spans[key] = (min(earliest, start), max(latest, stop))
+    if not spans:
         raise InputError(f"{path}: holds no packet that could be repeated")
-    return first, stop - first
+    return max(latest - earliest for earliest, latest in spans.values())
 
 
 def _copy(container: Any, out: Any, streams: dict[int, Any], shift_s: Fraction) -> None:

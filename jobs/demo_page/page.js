@@ -76,8 +76,11 @@ for (const section of document.querySelectorAll(".video")) {
       cell.classList.toggle("now", Number(cell.dataset.start) <= now && now < Number(cell.dataset.stop));
     }
     if (stopAt !== null && now >= stopAt) {
+      const stop = stopAt;
       stopAt = null;
       video.pause();
+      // On a busy machine this may be noticed late.
+      if (now > stop + 0.3) video.currentTime = stop;
     }
   };
   video.addEventListener("timeupdate", follow);

@@ -171,7 +171,8 @@ def _track(asked: Asked, duration_s: float) -> str:
         for span in asked.evidence
     ]
     if not asked.moments:
-        parts.append('<span class="nowhere">looked at no moment</span>')
+        left = place(asked.from_s or 0.0, duration_s, duration_s)
+        parts.append(f'<span class="nowhere" style="{left}">looked at no moment</span>')
     return "".join(parts)
 
 
