@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from longtake.kernels.token_summary.reference import token_summary
 from longtake.operators.combiners.ttm import TokenTuringUnit
 from longtake.operators.config import CombinerConfig, TransformerConfig
-from longtake.operators.token_summary import TokenSummary, token_summary
+from longtake.operators.token_summary import TokenSummary
 
 Parameters = Mapping[str, Tensor]
 
