@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -52,6 +53,13 @@ def small_config() -> Callable[..., ModelConfig]:
         )
 
     return build
+
+
+@pytest.fixture(scope="session")
+def world_config(small_config: Callable[..., ModelConfig]) -> ModelConfig:
+    """A small config with room for the made world's words."""
+    config = small_config(tokens=4)
+    return dataclasses.replace(config, text=dataclasses.replace(config.text, vocabulary=80, context=64))
 
 
 @pytest.fixture(scope="session")
