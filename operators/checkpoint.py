@@ -71,8 +71,11 @@ def load_model(name_or_path: str) -> LoadedModel:
         weights = load_file(path / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path / WEIGHTS}: {error}") from error
-    with torch.device("meta"):
-        model = LongTakeModel(config)
+    try:
+        with torch.device("meta"):
+            model = LongTakeModel(config)
+    except (ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError) as error:
+        raise CheckpointError(f"{path / CONFIG}: no model can be built from it: {error}") from error
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
     if wanted != found:

@@ -165,7 +165,7 @@ class TextConfig:
     width: int | None = None  # None: the model's width
 
     def __post_init__(self) -> None:
-        if self.transformer.heads % self.kv_heads:
+        if self.kv_heads < 1 or self.transformer.heads % self.kv_heads:
             raise ValueError(f"{self.transformer.heads} heads do not divide into {self.kv_heads} key-value heads")
 
 

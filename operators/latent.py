@@ -83,6 +83,10 @@ class LatentModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width, latent = config.width, config.latent
+        if width % (2 * latent.transformer.heads):
+            raise ValueError(
+                f"width {width} does not divide into {latent.transformer.heads} latent heads of an even width"
+            )
         self.tokens = config.combiner.tokens
         self.width = width
         self.head_width = width // latent.transformer.heads

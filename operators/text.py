@@ -160,6 +160,8 @@ class TextDecoder(nn.Module):
         super().__init__()
         text = config.text
         width = text.width or config.width
+        if width % (2 * text.transformer.heads):
+            raise ValueError(f"text width {width} does not divide into {text.transformer.heads} heads of an even width")
         self.config = text
         self.embedding = nn.Embedding(text.vocabulary, width)
         nn.init.normal_(self.embedding.weight, std=0.02)
