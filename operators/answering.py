@@ -84,10 +84,12 @@ class Answerer:
             votes: above 1, sample so many answers at `temperature` and top-p `share` and take the most common one
                 (self-consistency); the likelier one wins a tie.
         Raises:
-            ValueError: an empty question or span, both choices and votes, or a question that is too long.
+            ValueError: an empty question or span, a span mask of another video's length, both choices and votes, or a
+                question that is too long.
         """
         tokenizer, decoder = self.loaded.tokenizer, self.loaded.model.text_decoder
-        if not question.strip():
+        # Punctuation alone is no question either.
+        if not tokenizer.text(question):
             raise ValueError("the question is empty")
         if choices is not None and votes > 1:
             raise ValueError("choices are scored, not sampled: give either choices or votes")
@@ -95,6 +97,8 @@ class Answerer:
             raise ValueError(f"votes must be at least 1, not {votes}")
         snippets, tokens, _ = latents_TmD.shape
         span_T = torch.ones(snippets, dtype=torch.bool) if span_mask_T is None else span_mask_T
+        if span_T.shape != (snippets,):
+            raise ValueError(f"the span mask is {tuple(span_T.shape)}; the video has {snippets} snippets")
         if not bool(span_T.any()):
             raise ValueError("the span holds no snippet")
         tallies: dict[str, int] | None = None

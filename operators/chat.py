@@ -53,8 +53,9 @@ class ChatTokenizer:
         return self.tokenizer.get_vocab_size()
 
     def text(self, text: str) -> list[int]:
-        """Ids of plain text."""
-        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        """Ids of plain text; a marker written in it is an unknown word, so that no question can end its own turn."""
+        markers = {self.pad, self.start, self.end, self.newline}
+        return [self.unknown if i in markers else i for i in self.tokenizer.encode(text, add_special_tokens=False).ids]
 
     def prompt(self, question: str) -> list[int]:
         """Ids of a question up to where the answer begins."""

@@ -26,10 +26,12 @@ class Generated:
 
 
 def top_p(logits_BV: Tensor, share: float) -> Tensor:
-    """Logits with everything outside the smallest set of tokens that holds `share` of the probability at -inf."""
+    """Logits with everything outside the smallest set of tokens that holds `share` of the probability at -inf; the
+    likeliest token always stays."""
     ordered_BV, order_BV = logits_BV.sort(dim=-1, descending=True)
     before_BV = ordered_BV.softmax(-1).cumsum(-1) - ordered_BV.softmax(-1)
-    drop_BV = torch.zeros_like(before_BV, dtype=torch.bool).scatter(-1, order_BV, before_BV >= share)
+    past_BV = (before_BV >= share) & (before_BV > 0)
+    drop_BV = torch.zeros_like(past_BV).scatter(-1, order_BV, past_BV)
     return logits_BV.masked_fill(drop_BV, float("-inf"))
 
 
