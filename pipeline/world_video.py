@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import av
 import numpy as np
@@ -49,6 +49,12 @@ class WorldOptions:
             raise InputError(f"a world needs at least 1 video of 1 snippet, not {self.videos} of {self.snippets}")
         if self.width % 2 or self.height % 2 or min(self.width, self.height) < 48:
             raise InputError(f"pictures of {self.width} x {self.height}: even sides of at least 48 are wanted")
+        if self.questions_per_kind < 0 or self.bitrate < 1:
+            raise InputError(
+                f"{self.questions_per_kind} questions a kind at {self.bitrate} bit/s: at least 0 and 1 are wanted"
+            )
+        if self.spoil not in get_args(Spoil):
+            raise InputError(f"what is spoilt is one of {', '.join(get_args(Spoil))}, not {self.spoil!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
