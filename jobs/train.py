@@ -63,13 +63,24 @@ def run(args: argparse.Namespace) -> int:
         config = presets.by_name(args.preset)
     except ValueError as error:
         raise InputError(str(error)) from error
+    for option in ("snippet_steps", "long_steps", "workers"):
+        value = getattr(args, option)
+        if value is not None and value < 0:
+            raise InputError(f"--{option.replace('_', '-')} must be at least 0, not {value}")
+    for option in ("pool_videos", "stop_after"):
+        value = getattr(args, option)
+        if value is not None and value < 1:
+            raise InputError(f"--{option.replace('_', '-')} must be at least 1, not {value}")
     plan = Plan(seed=args.seed)
     for name, value in (("snippet_steps", args.snippet_steps), ("long_steps", args.long_steps)):
         if value is not None:
             plan = dataclasses.replace(plan, **{name: value})
     if args.pool_videos is not None:
         plan = dataclasses.replace(plan, pool=dataclasses.replace(plan.pool, videos=args.pool_videos))
-    device = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    cuda = torch.cuda.is_available()
+    device = args.device if args.device != "auto" else "cuda" if cuda else "cpu"
+    if device not in (("cpu", "cuda") if cuda else ("cpu",)):
+        raise InputError(f"--device {device}: this machine can train on {'cpu or cuda' if cuda else 'cpu only'}")
     out = Path(args.out)
     trainer = Trainer(config, plan, out, device=device, workers=args.workers)
     columns = (
@@ -90,7 +101,9 @@ def run(args: argparse.Namespace) -> int:
 
         trainer.run(show, stop_after=args.stop_after)
     console = output()
-    console.print(f"curves: {draw_curves(out)}")
+    # A run that was stopped before its first row has none to draw.
+    if (out / "curves.csv").is_file():
+        console.print(f"curves: {draw_curves(out)}")
     if trainer.stage == "done":
         console.print(f"model: {out / 'model'} ({trainer.seconds / 60:.0f} minutes of training)")
     else:

@@ -1,0 +1,93 @@
+"""`longtake train` as a process, also on a machine that has no Ray, Lance or decoder: stop, go on, model and curves."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+ENV = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+
+# The command line behind a finder that refuses what a training machine need not have.
+PROGRAM = """
+import sys
+blocked = {"ray", "lance", "av", "decord"}
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in blocked:
+            raise ImportError(f"{name} is blocked here")
+sys.meta_path.insert(0, Refuse())
+from longtake.jobs.main import main
+code = main(sys.argv[1:])
+assert not blocked & set(sys.modules)
+sys.exit(code)
+"""
+
+
+def train(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", PROGRAM, "train", *map(str, words)]
+    return subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=280)
+
+
+def rows(out: Path) -> list[tuple[str, int]]:
+    with (out / "curves.csv").open(newline="") as file:
+        return [(row["stage"], int(row["step"])) for row in csv.DictReader(file)]
+
+
+def test_a_stopped_training_goes_on_to_a_model_that_loads(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ("--out", out, "--snippet-steps", "2", "--long-steps", "1", "--pool-videos", "2", "--workers", "0")
+    stopped = train(*words, "--stop-after", "1")
+    assert stopped.returncode == 0, stopped.stderr
+    assert "stopped in stage snippets at step 1; the same command goes on" in stopped.stdout
+    assert not (out / "model").exists() and not (out / "curves.csv").exists()
+
+    # The same folder with another plan is refused, in one line, and nothing is touched.
+    before = sorted((path.name, path.stat().st_mtime_ns) for path in out.iterdir())
+    other = train(*words, "--seed", "7")
+    assert other.returncode == 2
+    assert other.stderr.splitlines()[-1] == (
+        f"longtake: error: {out}: holds a run of another plan or config; choose another directory"
+    )
+    assert sorted((path.name, path.stat().st_mtime_ns) for path in out.iterdir()) == before
+
+    done = train(*words)
+    assert done.returncode == 0, done.stderr
+    assert f"model: {out}/model" in done.stdout.replace("\n", "")
+    assert rows(out) == [("snippets", 2), ("long", 1)]
+    with Image.open(out / "curves.png") as image:
+        image.load()
+        assert image.format == "PNG"
+    from longtake.operators import presets
+    from longtake.operators.checkpoint import load_model
+
+    loaded = load_model(str(out / "model"))
+    assert loaded.config == presets.tiny()
+    assert loaded.tokenizer.unknown_words("What was on screen while the horn sounded?") == ()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--preset", "huge"), "no preset is named 'huge'; there are tiny, base, mirasol_3b"),
+        (("--snippet-steps", "-1"), "--snippet-steps must be at least 0, not -1"),
+        (("--pool-videos", "0"), "--pool-videos must be at least 1, not 0"),
+        (("--device", "tpu"), "--device tpu: this machine can train on cpu"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_line_and_exit_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+) -> None:
+    from longtake.jobs.main import main
+
+    assert main(["train", "--out", str(tmp_path / "run"), *words]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith(f"longtake: error: {message}") and shown.err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
