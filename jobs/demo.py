@@ -29,10 +29,13 @@ model knows this made world only: asked about real footage it should say "nothin
 
 # Videos that no training has seen: a world is fixed by its seed.
 SEED = 20_261_122
-NOTE = (
-    'Your own video. The model "{model}" was trained on the made world only: shapes, colours, six sounds and a '
-    'flashing border. In real footage it should find none of these, and say "nothing" and "no".'
-)
+NOTES = {
+    "tiny": (
+        'Your own video. The model "tiny" was trained on the made world only: shapes, colours, six sounds and a '
+        'flashing border. In real footage it should find none of these, and say "nothing" and "no".'
+    )
+}
+OTHER_NOTE = "Your own video. What is true of it is not known here: judge the answers by their moments."
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -198,7 +201,7 @@ def _write_page(
     rows = {row.uri: row for row in reader.videos()}
     model_name = Path(model).name
     shown: list[Shown] = [
-        show_video(reader, rows[uri], asked, path, NOTE.format(model=model_name) if Path(uri) in own else "")
+        show_video(reader, rows[uri], asked, path, NOTES.get(model, OTHER_NOTE) if Path(uri) in own else "")
         for uri, asked in answered.by_uri.items()
     ]
     facts = [
