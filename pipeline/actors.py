@@ -40,6 +40,8 @@ Kind: TypeAlias = Literal["done", "error", "died", "lost", "hung"]
 
 # Ray's smallest object store; what is in flight is bounded by the engine, in bytes, well below the store's size.
 LEAST_STORE_BYTES = 80 << 20
+# What an embedded Ray need not keep account of: nobody will ask it.
+QUIET_RAY = {"task_events_report_interval_ms": 0, "enable_metrics_collection": False, "enable_timeline": False}
 # Starting a process and importing torch takes seconds, on a busy machine many.
 START_DEADLINE_S = 180.0
 
@@ -192,6 +194,7 @@ class Session:
                 object_store_memory=max(store_bytes, LEAST_STORE_BYTES),
                 # Nobody outside this machine has business with an embedded Ray.
                 _node_ip_address="127.0.0.1",
+                _system_config=QUIET_RAY,
                 **quiet,
             )
         finally:

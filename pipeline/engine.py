@@ -19,7 +19,7 @@ from typing import Any
 from longtake.pipeline import actors
 from longtake.pipeline.actors import Call, Outcome
 from longtake.pipeline.engine_state import Ending, Parcel, Run, Slot
-from longtake.pipeline.workforce import VIDEO_LOSSES, Workforce
+from longtake.pipeline.workforce import TRANSPORT_LOSSES, VIDEO_LOSSES, Workforce
 
 # Calls of an encoder under way: the next one waits there when one ends.
 ENCODER_CALLS = 2
@@ -28,6 +28,8 @@ PARCELS_A_CALL = 8
 WAITING_SNIPPETS = 32
 # How long a lane with snippets waits for lanes without, before it is encoded beside padding.
 PATIENCE_S = 1.0
+# Storage slower than this is taken for one that hangs.
+SLOWEST_BYTES_A_SECOND = 10e6
 # The loop wakes at least this often, to notice an interrupt.
 WAKE_S = 1.0
 
@@ -182,7 +184,10 @@ class Engine(Workforce):
                     continue
                 run.asked = True
                 if run.state == "look":
-                    self._call(slot, "look", run.video.uri, run.video.known_hash, about=("look", run))
+                    # All of the file may have to be read, to hash it.
+                    reading_s = run.video.size_bytes / SLOWEST_BYTES_A_SECOND
+                    about = ("look", run)
+                    self._call(slot, "look", run.video.uri, run.video.known_hash, about=about, more_s=reading_s)
                 elif run.state == "start":
                     run.start = self._job.start(run.video)
                     first = run.start.first
@@ -245,8 +250,9 @@ class Engine(Workforce):
             self._lose(slot, outcome, kind, about)
             return
         if outcome.kind == "lost":
-            for run in [run for run, _ in about[0]] if kind == "feed" else [a for a in about if isinstance(a, Run)]:
-                self._count_loss(run, "transport", outcome)
+            runs = [run for run, _ in about[0]] if kind == "feed" else [one for one in about if isinstance(one, Run)]
+            for run in dict.fromkeys(runs):
+                self._count_loss(run, "transport", outcome, TRANSPORT_LOSSES)
                 self._leave(run, None)
             return
         if kind != "note":

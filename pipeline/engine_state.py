@@ -26,6 +26,7 @@ class Video:
 
     uri: str
     known_hash: str = ""
+    size_bytes: int = 0
     video_id: str = ""
     info: MediaInfo | None = None
     plan: Plan | None = None

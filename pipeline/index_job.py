@@ -158,7 +158,7 @@ class IndexJob:
                 state = None
             if state is not None and self._is_same(entry.row, state):
                 known = entry.row.content_hash
-        entry.video = Video(uri=entry.uri, known_hash=known)
+        entry.video = Video(uri=entry.uri, known_hash=known, size_bytes=entry.size_bytes)
         return entry.video
 
     def looked(self, video: Video, looked: Looked) -> bool:

@@ -24,6 +24,7 @@ from longtake.pipeline.tables import IndexMetadata
 # How often a worker may be lost over the same thing.
 VIDEO_LOSSES = 2
 ENCODER_LOSSES = 3
+TRANSPORT_LOSSES = 5
 SLOT_LOSSES = 6
 START_HANGS = 2
 
@@ -105,7 +106,9 @@ class Workforce:
         ready.about = ("ready", slot)
         self._calls.append(ready)
 
-    def _call(self, slot: Slot, method: str, *arguments: Any, about: tuple[Any, ...] = ("note",)) -> None:
+    def _call(
+        self, slot: Slot, method: str, *arguments: Any, about: tuple[Any, ...] = ("note",), more_s: float = 0.0
+    ) -> None:
         assert slot.worker is not None
         deadlines = {
             "demux": self._settings.demux_deadline_s,
@@ -117,7 +120,7 @@ class Workforce:
             method,
             *arguments,
             about=(about[0], slot, *about[1:]),
-            deadline_s=deadlines[slot.role],
+            deadline_s=deadlines[slot.role] + more_s,
             payloads={"read": 2, "decode": 1, "give_up": 1}.get(method, 0),
         )
         slot.calls += 1
