@@ -43,8 +43,8 @@ def tiny() -> ModelConfig:
         text=TextConfig(
             vocabulary=80,
             context=64,
-            transformer=TransformerConfig(depth=3, heads=8, mlp_ratio=2.0),
-            kv_heads=4,
+            transformer=TransformerConfig(depth=3, heads=4, mlp_ratio=2.0),
+            kv_heads=2,
             width=128,
         ),
         snippet_s=(0.8, 1.25),

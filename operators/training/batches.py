@@ -22,14 +22,13 @@ from longtake.operators.chat import ChatTokenizer
 from longtake.operators.config import ModelConfig
 from longtake.operators.log_mel import frame_centres_ns, log_mel, resample_frames
 from longtake.operators.world.pictures import render_pictures
-from longtake.operators.world.questions import KINDS, Question, ask, random_span
+from longtake.operators.world.questions import Kind, Question, ask, random_span
 from longtake.operators.world.script import BEAT_S, Script
 from longtake.operators.world.sounds import render_sound
 
 NS = 1_000_000_000
-# How often each of `KINDS` is asked in training: needle, bind, first, last, count, exists. The kinds that take longest
-# to learn come more often.
-SHARES = (1, 2, 4, 4, 7, 7)
+# How often each kind is asked in training; the kinds that take longest to learn come more often.
+SHARES: dict[Kind, int] = {"needle": 1, "bind": 2, "first": 4, "last": 4, "count": 6, "exists": 7, "heard": 5}
 
 
 @dataclass(kw_only=True)
@@ -152,9 +151,9 @@ def draw_questions(rng: random.Random, script: Script, count: int, captions: int
             beat = rng.randrange(script.beats)
             question = ask(rng, script, "caption", (beat * BEAT_S, (beat + 1) * BEAT_S))
         else:
-            kind = rng.choices(KINDS, SHARES)[0]
+            kind = rng.choices(list(SHARES), list(SHARES.values()))[0]
             span = random_span(rng, script) if rng.random() < spans else None
-            if span is None and kind == "exists" and rng.random() < 0.5:
+            if span is None and kind in ("exists", "heard") and rng.random() < 0.5:
                 span = _short_span(rng, script)
             question = ask(rng, script, kind, span)
         if question is not None:

@@ -56,7 +56,7 @@ class Plan:
     snippet_steps: int = 2500
     snippet_rate: float = 1.5e-3
     snippets: SnippetStage = field(default_factory=lambda: SnippetStage(videos=16, beats=8))
-    long_steps: int = 4000
+    long_steps: int = 2500
     long_rate: float = 1.5e-3
     long: LongStage = field(
         default_factory=lambda: LongStage(videos=16, beats=(4, 64), questions=14, captions=1, spans=0.3)

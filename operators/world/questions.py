@@ -12,8 +12,8 @@ from typing import Literal
 
 from longtake.operators.world.script import BEAT_S, COLOURS, MAX_COUNT, SHAPES, SOUNDS, Script, Sound, Thing
 
-Kind = Literal["needle", "bind", "first", "last", "count", "exists", "caption"]
-# The kinds that are evaluated; captions are for training only.
+Kind = Literal["needle", "bind", "first", "last", "count", "exists", "caption", "heard"]
+# The kinds that are evaluated; "caption" and "heard" are for training only.
 KINDS: tuple[Kind, ...] = ("needle", "bind", "first", "last", "count", "exists")
 NOTHING = "nothing"
 P_NOTHING = 1 / 9
@@ -49,6 +49,7 @@ def ask(rng: random.Random, script: Script, kind: Kind, span: tuple[float, float
         "count": _count,
         "exists": _exists,
         "caption": _caption,
+        "heard": _heard,
     }[kind](rng, view) or (None, None, None)
     if text is None or answer is None or moments is None:
         return None
@@ -203,6 +204,25 @@ def _caption(rng: random.Random, view: _View) -> Drawn | None:
     if view.flashes:
         parts.append("flash")
     return "what happens", " and ".join(parts), [(view.start, view.stop)]
+
+
+def _heard(rng: random.Random, view: _View) -> Drawn | None:
+    """The other way round: what sounded while a thing was shown that was shown once."""
+    names = [thing.name for thing in view.things]
+    once = [thing for thing in view.things if names.count(thing.name) == 1]
+    heard: dict[str, str] = {}
+    for events in view.soundings.values():
+        for sound in events:
+            thing = view.thing_during(sound)
+            if thing is not None:
+                heard[thing.name] = sound.name
+    wanted = rng.random() < 0.75
+    candidates = [thing for thing in once if (thing.name in heard) == wanted]
+    if not candidates:
+        return None
+    thing = rng.choice(candidates)
+    moment = (max(thing.start_s, view.start), min(thing.stop_s, view.stop))
+    return f"what sounded while a {thing.name} was shown", heard.get(thing.name, NOTHING), [moment]
 
 
 def word_list() -> tuple[str, ...]:
