@@ -90,7 +90,9 @@ def run(args: argparse.Namespace) -> int:
         TextColumn("loss {task.fields[loss]:.3f}  right {task.fields[exact]:.0%}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=messages()) as progress:
+    say = messages()
+    # Where nobody looks, a bar is only empty lines around the messages; the curves tell.
+    with Progress(*columns, console=say, disable=not say.is_terminal) as progress:
         tasks: dict[str, TaskID] = {}
 
         def show(report: Report) -> None:

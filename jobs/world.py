@@ -72,7 +72,9 @@ def run(args: argparse.Namespace) -> int:
         spoil=args.spoil,
     )
     columns = (TextColumn("videos"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=messages(), transient=True) as progress:
+    say = messages()
+    # Where nobody looks, a bar is only empty lines around the messages.
+    with Progress(*columns, console=say, transient=True, disable=not say.is_terminal) as progress:
         task = progress.add_task("videos", total=options.videos)
         summary = write_world(options, on_video=lambda done: progress.update(task, completed=done))
     if args.json:
