@@ -75,7 +75,8 @@ def write_world(options: WorldOptions, on_video: Callable[[int], None] | None = 
     questions of every kind are about a span.
 
     Raises:
-        InputError: the folder holds other files of the same names, or cannot be made.
+        InputError: the folder holds a world already, or cannot be made. The questions are written last: videos without
+            them are what an interrupted run left, and are written over.
     """
     out = options.out
     path = out / "questions.jsonl"

@@ -257,6 +257,9 @@ def test_sound_is_loud_where_events_are_and_ambience_elsewhere() -> None:
             quiet[window] = False
             if sound.name in SOUNDS:
                 assert rms(wave[window]) > 0.015 + 1.5 * script.ambience, sound
+                # From its first tenth of a second on.
+                onset = slice(window.start, window.start + SAMPLE_RATE_HZ // 10)
+                assert rms(wave[onset]) > 0.015 + 1.2 * script.ambience, sound
         assert rms(wave[quiet]) == pytest.approx(script.ambience, rel=0.02)
         # Without a sound nothing changes but its own window.
         if script.sounds:

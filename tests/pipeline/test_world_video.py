@@ -198,6 +198,11 @@ def test_a_folder_that_holds_a_world_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"questions\.jsonl: is there already; choose another folder"):
         write_world(options(tmp_path, snippets=1))
     assert [path.name for path in tmp_path.iterdir()] == ["questions.jsonl"]
+    # What an interrupted run has left, without the questions that are written last, is written over.
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "v0000.mp4").write_bytes(b"half a video")
+    write_world(options(tmp_path / "cut", snippets=1))
+    assert len(decode(tmp_path / "cut" / "v0000.mp4")[0]) == 8
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match="file: cannot make this folder"):
         write_world(options(tmp_path / "file", snippets=1))
