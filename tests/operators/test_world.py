@@ -44,7 +44,7 @@ from longtake.operators.world.script import (
 from longtake.operators.world.sounds import SAMPLE_RATE_HZ, SYNTHS, render_sound
 
 SCRIPTS = st.builds(write_script, st.integers(0, 2**62), st.integers(1, 48))
-ALL_KINDS: tuple[Kind, ...] = (*KINDS, "caption")
+ALL_KINDS: tuple[Kind, ...] = (*KINDS, "caption", "heard")
 
 
 def named(script: Script) -> list[Sound]:
@@ -350,6 +350,14 @@ def truth(script: Script, question: Question) -> tuple[str, list[tuple[float, fl
             (max(t.start_s, start), min(t.stop_s, stop)) for t in things if t.start_s < stop and t.stop_s > start
         ]
         return ("yes" if windows else "no"), windows
+    if found := re.fullmatch(r"what sounded while a (\w+) (\w+) was shown", text):
+        # A thing that is shown once, so that there is one answer.
+        (thing,) = [
+            t for t in script.things if (t.colour, t.shape) == found.groups() and t.start_s < stop and t.stop_s > start
+        ]
+        during = [s.name for s in named(script) if thing.start_s <= s.start_s and s.stop_s <= thing.stop_s]
+        assert len(during) <= 1
+        return (during or ["nothing"])[0], [(max(thing.start_s, start), min(thing.stop_s, stop))]
     assert text == "what happens" and stop == start + 1
     things = [t for t in script.things if t.start_s < stop and t.stop_s > start]
     words = [" then ".join(t.name for t in things) or "nothing"]
@@ -393,15 +401,16 @@ def test_every_kind_is_asked_and_the_brute_force_has_seen_it() -> None:
     # The property above is worth what it meets: each kind, whole and on spans, with and without an event.
     rng = random.Random(0)
     met: Counter[tuple[str, bool, bool]] = Counter()
+    asked: tuple[Kind, ...] = (*KINDS, "heard")
     for seed in range(40):
         script = write_script(seed, 32)
-        for kind in KINDS:
+        for kind in asked:
             for span in (None, random_span(rng, script), random_span(rng, script)):
                 question = ask(rng, script, kind, span)
                 if question is not None:
                     assert truth(script, question)[0] == question.answer
                     met[kind, span is not None, question.answer in ("nothing", "no")] += 1
-    for kind in KINDS:
+    for kind in asked:
         for on_a_span in (False, True):
             assert met[kind, on_a_span, False] >= 10
             assert met[kind, on_a_span, True] >= 1 or kind == "count"
