@@ -153,6 +153,9 @@ class Trainer:
                 if stop_after is not None and done >= stop_after:
                     self.save()
                     return False
+            if stage == "snippets":
+                # Tokens that other encoders left here are not these.
+                self._cache.unlink(missing_ok=True)
             self.stage = "long" if stage == "snippets" else "done"
             self.step, self.optimizer = 0, None
             self.save()
@@ -194,9 +197,13 @@ class Trainer:
                     (beats.video_PR[chosen_VT], beats.audio_PR[chosen_VT]),
                 )
 
+    @property
+    def _cache(self) -> Path:
+        return self.out / "pool.safetensors"
+
     def _encoded_beats(self) -> EncodedBeats:
         """The pool's tokens and reduced features, from the run's cache where it is there."""
-        cache = self.out / "pool.safetensors"
+        cache = self._cache
         if not cache.is_file():
             # Float32, as in use: what the decoder learns to read is what it will be given.
             videos = self._loader(RenderedVideos(self.config, self.plan.pool), 0)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from longtake.operators.checkpoint import load_model
 from longtake.operators.config import ModelConfig
@@ -157,6 +157,13 @@ def test_a_save_cut_in_half_leaves_the_state_before_it(whole: Path, world_config
     # And no old tensors are left lying about.
     assert [path.name for path in tmp_path.glob("state*")] != []
     assert len(list(tmp_path.glob("state*.safetensors*"))) == 1
+
+
+def test_tokens_that_other_encoders_left_are_not_used(whole: Path, world_config: ModelConfig, tmp_path: Path) -> None:
+    left = load_file(whole / "pool.safetensors")
+    save_file({name: value * 2 for name, value in left.items()}, tmp_path / "pool.safetensors")
+    trainer(world_config, tmp_path).run(quiet)
+    same_end(tmp_path, whole)
 
 
 def test_another_plan_or_config_is_refused(whole: Path, world_config: ModelConfig, small_config: Configs) -> None:
