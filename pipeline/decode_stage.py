@@ -15,10 +15,9 @@ class DecodeStage:
         self._height, self._width = height, width
         self._reader: Reader = reader
 
-    def decode(self, segment: Segment, again: bool) -> tuple[None, Pictures]:
-        """A segment's pictures. `again`: a decoder was lost with this segment, so let PyAV try, where that is free."""
-        reader: Reader = "pyav" if again and self._reader == "auto" else self._reader
-        return None, decode_segment(segment, self._height, self._width, reader=reader)
+    def decode(self, segment: Segment) -> tuple[None, Pictures]:
+        """A segment's pictures. A second try takes the same route: the two routes' pixels differ a little."""
+        return None, decode_segment(segment, self._height, self._width, reader=self._reader)
 
     def give_up(self, segment: Segment, error: str, message: str) -> tuple[None, Pictures]:
         """The pictures of a segment that no decoder survives: none, with the reason on record."""

@@ -66,10 +66,10 @@ class EncodeStage:
         loaded = load_model(model)
         if loaded.fingerprint != metadata.fingerprint:
             raise RuntimeError(f"{model} is {loaded.fingerprint} here, not {metadata.fingerprint}")
+        # Only what turns snippets into tokens is used here, and need not lie on the device.
+        del loaded.model.text_decoder, loaded.model.latent_model
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
         self._encoder = SnippetEncoder(loaded.model, lanes=lanes, device=device, dtype=dtype)
-        # Only what turns snippets into tokens is used here.
-        del loaded.model.text_decoder, loaded.model.latent_model
         self._config: ModelConfig = loaded.config
         self._index_uri, self._metadata = index_uri, metadata
         self._initial_KD = self._encoder.initial_memory()

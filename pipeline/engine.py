@@ -150,7 +150,7 @@ class Engine(Workforce):
         free = [slot for slot in self._of("decode") if not slot.calls]
         while free:
             wanting = [
-                (run.ahead, run.number, run, parcel)
+                (run.encoder is None, run.ahead, run.number, run, parcel)
                 for run in self._runs
                 if run.state != "leaving"
                 for parcel in run.parcels
@@ -158,12 +158,12 @@ class Engine(Workforce):
             ]
             if not wanting:
                 return
-            _, _, run, parcel = min(wanting, key=lambda one: one[:2])
+            *_, run, parcel = min(wanting, key=lambda one: one[:3])
             parcel.decoding = True
             lost = run.video.broken.get(parcel.note.start_ns, 0)
             slot, about = free.pop(), ("decode", run, parcel)
             if lost < VIDEO_LOSSES:
-                self._call(slot, "decode", parcel.segment, lost > 0, about=about)
+                self._call(slot, "decode", parcel.segment, about=about)
             else:
                 message = f"{lost} decoders were lost with this segment (killed, crashed or past the deadline)"
                 self._call(slot, "give_up", parcel.segment, "DecoderLost", message, about=about)
