@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import shlex
 import sys
@@ -38,6 +39,8 @@ MARK = "longtake"
 STOP_WAIT_S = 60
 STOP_WITH_SIGINT = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}
 START_WAIT_S = 60
+# Ray's client notes on standard error how a followed log was closed; what a command says there is its own.
+logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
 
 
 class _NotReady(LongTakeError):

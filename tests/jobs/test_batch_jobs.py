@@ -51,14 +51,16 @@ def address() -> Iterator[str]:
     port, dashboard, client, agent = (free_port() for _ in range(4))
     ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2"]
     ray.append("--object-store-memory=120000000")
-    places = ["--node-ip-address=127.0.0.1", f"--port={port}", f"--dashboard-port={dashboard}", f"--temp-dir={folder}"]
-    head = subprocess.Popen(
-        [*ray, *places, f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"],
-        env=env,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    places = [f"--port={port}", f"--dashboard-port={dashboard}", f"--temp-dir={folder}"]
+    said = Path(folder) / "head.txt"
+    with said.open("w") as output:
+        head = subprocess.Popen(
+            [*ray, *places, f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"],
+            env=env,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     place = f"http://127.0.0.1:{dashboard}"
     try:
         until = time.monotonic() + 420
@@ -67,8 +69,9 @@ def address() -> Iterator[str]:
                 assert list_jobs(address=place) == []
                 break
             except InputError:
-                assert head.poll() is None and time.monotonic() < until, "the Ray head did not start"
-                time.sleep(1)
+                running = head.poll() is None and time.monotonic() < until
+                assert running, f"the Ray head did not start: {said.read_text()}"
+                time.sleep(0.3)
         yield place
     finally:
         # With --block Ray's servers are this process's children, and it takes them along.
