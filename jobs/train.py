@@ -13,7 +13,7 @@ EXAMPLES = """\
 examples:
   longtake train --preset tiny --out runs/tiny                  the shipped model's run, some 90 minutes on two cores
   longtake train --preset tiny --out runs/tiny                  again: goes on where it was stopped
-  longtake train --preset tiny --out runs/quick --snippet-steps 200 --long-steps 200 --pool-videos 60
+  longtake train --preset tiny --out runs/quick --snippet-steps 200 --long-steps 200 --polish-steps 0
   longtake index world --into world.lt --model runs/tiny/model
 
 DIR gets state.* (to resume), curves.csv, curves.png, and at the end model/, a checkpoint directory.
@@ -38,6 +38,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--long-steps", metavar="N", type=int, help="steps on long videos, latent model and text decoder"
     )
+    parser.add_argument("--polish-steps", metavar="N", type=int, help="steps on the longest videos, at a lower rate")
     parser.add_argument(
         "--pool-videos", metavar="N", type=int, help="made videos whose snippets long videos are made of"
     )
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         config = presets.by_name(args.preset)
     except ValueError as error:
         raise InputError(str(error)) from error
-    for option in ("snippet_steps", "long_steps", "workers"):
+    for option in ("snippet_steps", "long_steps", "polish_steps", "workers"):
         value = getattr(args, option)
         if value is not None and value < 0:
             raise InputError(f"--{option.replace('_', '-')} must be at least 0, not {value}")
@@ -72,7 +73,11 @@ def run(args: argparse.Namespace) -> int:
         if value is not None and value < 1:
             raise InputError(f"--{option.replace('_', '-')} must be at least 1, not {value}")
     plan = Plan(seed=args.seed)
-    for name, value in (("snippet_steps", args.snippet_steps), ("long_steps", args.long_steps)):
+    for name, value in (
+        ("snippet_steps", args.snippet_steps),
+        ("long_steps", args.long_steps),
+        ("polish_steps", args.polish_steps),
+    ):
         if value is not None:
             plan = dataclasses.replace(plan, **{name: value})
     if args.pool_videos is not None:

@@ -1,7 +1,8 @@
-"""The training run: two stages, a learning-rate schedule each, checkpoints that resume to the same next step.
+"""The training run: three stages, a learning-rate schedule each, checkpoints that resume to the same next step.
 
 Stage `snippets` trains the encoders and the combiner to describe single snippets. Stage `long` freezes them, caches
-the tokens of a pool of beats and trains the latent model and the text decoder on long videos made of these.
+the tokens of a pool of beats and trains the latent model and the text decoder on videos of growing length made of
+these. Stage `polish` goes on with long videos alone, at a rate that starts lower.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from longtake.operators.training.pool import (
 from longtake.operators.training.snippet_stage import PARTS, SnippetDataset, SnippetHeads, SnippetStage
 from longtake.operators.world.questions import word_list
 
+STAGES = ("snippets", "long", "polish", "done")
 COLUMNS: tuple[str, ...] = (
     *("stage", "step", "loss", "features", "tokens", "text", "evidence", "next_tokens", "next_features", "exact"),
     *(*PARTS, "rate", "seconds"),
@@ -60,6 +62,11 @@ class Plan:
     long_rate: float = 1.5e-3
     long: LongStage = field(
         default_factory=lambda: LongStage(videos=16, beats=(4, 64), questions=14, captions=1, spans=0.3)
+    )
+    polish_steps: int = 1300
+    polish_rate: float = 8e-4
+    polish: LongStage = field(
+        default_factory=lambda: LongStage(videos=16, beats=(32, 64), questions=14, captions=1, spans=0.3)
     )
     pool: PoolSpec = field(default_factory=lambda: PoolSpec(videos=300, beats=64, seed=1))
     weight_decay: float = 0.03
@@ -125,17 +132,21 @@ class Trainer:
     def _train(self, on_report: Callable[[Report], None], stop_after: int | None) -> bool:
         """Whether the run came to its end."""
         done = 0
-        for stage in ("snippets", "long"):
+        plan = self.plan
+        schedule = {
+            "snippets": (plan.snippet_steps, plan.snippet_rate),
+            "long": (plan.long_steps, plan.long_rate),
+            "polish": (plan.polish_steps, plan.polish_rate),
+        }
+        for stage, (steps, peak) in schedule.items():
             if self.stage != stage:
                 continue
-            steps = self.plan.snippet_steps if stage == "snippets" else self.plan.long_steps
-            peak = self.plan.snippet_rate if stage == "snippets" else self.plan.long_rate
             self._freeze(stage)
             if stage == "long" and self.step == 0:
                 self._renew_readers()
             if self.optimizer is None:
                 self.optimizer = self._fresh_optimizer()
-            batches = self._snippet_losses() if stage == "snippets" else self._long_losses()
+            batches = self._snippet_losses() if stage == "snippets" else self._long_losses(stage)
             began = time.monotonic()
             for losses in batches:
                 rate = _rate(self.step, steps, self.plan.warmup, peak)
@@ -156,7 +167,7 @@ class Trainer:
             if stage == "snippets":
                 # Tokens that other encoders left here are not these.
                 self._cache.unlink(missing_ok=True)
-            self.stage = "long" if stage == "snippets" else "done"
+            self.stage = STAGES[STAGES.index(stage) + 1]
             self.step, self.optimizer = 0, None
             self.save()
         return True
@@ -176,15 +187,17 @@ class Trainer:
             parts["exact"] = sum(right.values()) / max(1, len(right))
             yield Losses(total=of_features + of_tokens, parts=parts)
 
-    def _long_losses(self) -> Iterator[Losses]:
+    def _long_losses(self, stage: str) -> Iterator[Losses]:
         plan = self.plan
+        made, steps = (plan.long, plan.long_steps) if stage == "long" else (plan.polish, plan.polish_steps)
         assert self.pool is not None
         beats = self._encoded_beats()
-        data = LongDataset(self.pool, self.tokenizer, plan.long, plan.long_steps, plan.seed)
+        seed = plan.seed + STAGES.index(stage) - 1
+        data = LongDataset(self.pool, self.tokenizer, made, steps, seed)
         generator = torch.Generator()
         for step, (chosen_VT, questions) in self._from(data, self.step):
             chosen_VT = chosen_VT.to(self.device)
-            generator.manual_seed(plan.seed * 1_000_003 + step)
+            generator.manual_seed(seed * 1_000_003 + step)
             keep_VT = (torch.rand(chosen_VT.shape, generator=generator) < plan.keep).to(self.device)
             questions = Questions(**{name: value.to(self.device) for name, value in vars(questions).items()})
             with self._autocast():
@@ -239,8 +252,8 @@ class Trainer:
         model = self.model
         for part in (model.video_encoder, model.audio_encoder, model.combiner, self.heads):
             part.requires_grad_(stage == "snippets")
-        model.latent_model.requires_grad_(stage == "long")
-        model.text_decoder.requires_grad_(stage == "long")
+        model.latent_model.requires_grad_(stage != "snippets")
+        model.text_decoder.requires_grad_(stage != "snippets")
 
     def _renew_readers(self) -> None:
         """Start the latent model and the text decoder from weights that the plan's seed alone gives, so that this
@@ -353,7 +366,7 @@ def _trim(path: Path, stage: str, step: int) -> None:
     """Drop the rows that a killed run wrote after its last saved state."""
     if not path.is_file():
         return
-    order = {"snippets": 0, "long": 1, "done": 2}
+    order = {name: number for number, name in enumerate(STAGES)}
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     kept = [r for r in rows if (order[r["stage"]], int(r["step"])) <= (order[stage], step) or stage == "done"]

@@ -42,7 +42,7 @@ def rows(out: Path) -> list[tuple[str, int]]:
 
 def test_a_stopped_training_goes_on_to_a_model_that_loads(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    words = ("--out", out, "--snippet-steps", "2", "--long-steps", "1", "--pool-videos", "2")
+    words = ("--out", out, "--snippet-steps", "2", "--long-steps", "1", "--polish-steps", "1", "--pool-videos", "2")
     # Rendered by another process first, then in the same one: that is no other plan.
     stopped = train(*words, "--stop-after", "1")
     assert stopped.returncode == 0, stopped.stderr
@@ -61,7 +61,7 @@ def test_a_stopped_training_goes_on_to_a_model_that_loads(tmp_path: Path) -> Non
     done = train(*words, "--workers", "0")
     assert done.returncode == 0, done.stderr
     assert f"model: {out}/model" in done.stdout.replace("\n", "")
-    assert rows(out) == [("snippets", 2), ("long", 1)]
+    assert rows(out) == [("snippets", 2), ("long", 1), ("polish", 1)]
     with Image.open(out / "curves.png") as image:
         image.load()
         assert image.format == "PNG"

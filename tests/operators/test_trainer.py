@@ -34,6 +34,8 @@ PLAN = Plan(
     snippet_steps=5,
     snippets=SnippetStage(videos=2, beats=4),
     long_steps=5,
+    polish_steps=3,
+    polish=LongStage(videos=2, beats=(6, 10), questions=4, captions=1, spans=0.35),
     long=LongStage(videos=2, beats=(4, 10), questions=4, captions=1, spans=0.35),
     pool=PoolSpec(videos=3, beats=32, seed=1),
     warmup=2,
@@ -76,6 +78,7 @@ def test_a_run_ends_in_a_model_that_loads_and_curves_of_every_step(whole: Path, 
     assert [(row["stage"], int(row["step"])) for row in rows(whole)] == [
         *(("snippets", n) for n in range(1, 6)),
         *(("long", n) for n in range(1, 6)),
+        *(("polish", n) for n in range(1, 4)),
     ]
     for row in rows(whole):
         wanted = ("features", "tokens") if row["stage"] == "snippets" else ("text", "evidence", "next_tokens")
@@ -92,7 +95,7 @@ def test_a_run_stopped_and_resumed_ends_the_same(
     whole: Path, world_config: ModelConfig, tmp_path: Path, steps: int
 ) -> None:
     # One step at a time, and four: the second stop then lies in the second stage.
-    for _ in range(12):
+    for _ in range(15):
         run = trainer(world_config, tmp_path)
         run.run(quiet, stop_after=steps)
         if run.stage == "done":
@@ -191,7 +194,9 @@ def test_what_cannot_be_trained_is_refused_before_the_first_step(
 
 
 def test_each_stage_learns_and_leaves_the_other_parts_alone(world_config: ModelConfig, tmp_path: Path) -> None:
-    plan = dataclasses.replace(PLAN, snippet_steps=40, long_steps=40, snippet_rate=4e-3, long_rate=4e-3, warmup=4)
+    plan = dataclasses.replace(
+        PLAN, snippet_steps=40, long_steps=40, polish_steps=0, snippet_rate=4e-3, long_rate=4e-3, warmup=4
+    )
     first = trainer(world_config, tmp_path, plan, save_every=1000)
     untrained = {name: value.clone() for name, value in first.model.state_dict().items()}
     first.run(quiet, stop_after=40)
