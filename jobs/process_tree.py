@@ -50,7 +50,7 @@ class ProcessLook:
 
 
 def measure(
-    command: Sequence[str], *, env: Mapping[str, str] | None = None, look_s: float = 0.1, memory_s: float = 0.5
+    command: Sequence[str], *, env: Mapping[str, str] | None = None, look_s: float = 0.2, memory_s: float = 1.0
 ) -> Usage:
     """Run a command to its end, and until no process of it is left.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from longtake.operators.answering import Answer
 from longtake.operators.errors import LongTakeError
 from longtake.pipeline.index import VideoAnswer
 
+ROOT = Path(__file__).resolve().parents[2]
 # Burns about the given CPU seconds in a process; the second one first leaves its parent behind (a daemon's way).
 BURN = "import time\nwhile time.process_time() < {seconds}: pass\n"
 DAEMON = f"""
@@ -108,6 +111,19 @@ def test_memory_says_whether_the_target_is_met() -> None:
     }
     assert "ratio   1.12 (at most 1.2 wanted: met)" in bench_memory.summarise(figures)
     assert "60.0 min: 1144 MiB" in bench_memory.summarise(figures)
+
+
+def test_bench_ask_end_to_end(tmp_path: Path, media: Path, index_writer) -> None:
+    out = tmp_path / "ask.json"
+    words = ["bench", "ask", str(media / "pancake.mkv"), "--model", str(index_writer.checkpoint), "--out", str(out)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "longtake.jobs.main", *words]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    kept = json.loads(out.read_text())
+    assert kept["input"] == {"video": "pancake.mkv", "frames": 512, "snippets": 64, "threads": 1}
+    assert kept["ratio"] == pytest.approx(kept["again_and_answer_s"] / kept["further_answer_s"], rel=0.02)
+    assert done.stdout.splitlines() == bench_ask.summarise(kept).splitlines()
 
 
 def test_a_record_names_machine_versions_and_commit(tmp_path: Path) -> None:
