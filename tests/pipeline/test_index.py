@@ -141,7 +141,7 @@ def test_choices_votes_and_unknown_words(index: Index) -> None:
 
 
 def test_a_question_that_is_too_long_is_bad_input(index: Index) -> None:
-    with pytest.raises(InputError, match="'what what what.*tokens; the model reads at most"):
+    with pytest.raises(InputError, match=r"'what what what.*tokens; the model reads at most"):
         index.ask("what " * 500, video="outro")
     with pytest.raises(InputError, match="the model reads at most"):
         index.ask("what " * 500, video="outro", choices=["red", "blue"])
