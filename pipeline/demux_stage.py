@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from longtake.operators.config import ModelConfig
 from longtake.operators.errors import MediaError
 from longtake.pipeline.identity import content_hash, file_state
-from longtake.pipeline.media.demux import Item, demux
+from longtake.pipeline.media.demux import Item, demux, make_plan
 from longtake.pipeline.media.plan import Plan, Sampling
 from longtake.pipeline.media.probe import MediaInfo, probe
 from longtake.pipeline.media.segment import End, Pictures, Reader, Segment, SoundChunk
-from longtake.pipeline.media.snippets import make_plan
 from longtake.pipeline.parcel import Looked, ParcelNote
 
 # Where samples are rare, sound alone fills a parcel: this much of it is about a minute.

@@ -9,10 +9,10 @@ from typing import TypeAlias
 import numpy as np
 
 from longtake.operators.config import ModelConfig
+from longtake.pipeline.media.mel_stream import MelStream
 from longtake.pipeline.media.plan import Plan, Window
 from longtake.pipeline.media.segment import Cue, Damage, End, Pictures, SoundChunk
 from longtake.pipeline.media.snippet import Snippet
-from longtake.pipeline.media.sound import MelStream
 
 Decoded: TypeAlias = Pictures | SoundChunk | Cue | Damage | End
 

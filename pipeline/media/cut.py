@@ -17,8 +17,13 @@ from longtake.pipeline.media.plan import SECOND_NS, Plan
 from longtake.pipeline.media.probe import MediaInfo, to_ns
 from longtake.pipeline.media.segment import Damage, Pictures, Reader, Segment, one_line
 
-# A segment ends at the first key frame after this long, or this many bytes.
+# A segment ends at the first key frame after this long, once it is worth a decoder's call: by the pixels to decode, by
+# the pictures wanted, or by the bytes that these will hold. At this many bytes, or after a while, it ends all the same.
 SEGMENT_NS = 4 * SECOND_NS
+WORTH_PIXELS = 64_000_000
+WORTH_PICTURES = 96
+WORTH_PICTURE_BYTES = 8 << 20
+SEGMENT_MOST_NS = 16 * SECOND_NS
 SEGMENT_BYTES = 8 << 20
 # A group of pictures beyond either of these is decoded on the way instead of being collected.
 LONG_GROUP_NS = 10 * SECOND_NS
@@ -137,8 +142,23 @@ class SegmentCutter:
             return True
         if not self._packets:
             return False
-        span_ns = self._ns(coded.pts) - self._start_ns
-        return span_ns >= SEGMENT_NS or self._bytes >= SEGMENT_BYTES
+        until_ns = self._ns(coded.pts)
+        span_ns = until_ns - self._start_ns
+        if span_ns >= SEGMENT_MOST_NS or self._bytes >= SEGMENT_BYTES:
+            return True
+        return span_ns >= SEGMENT_NS and self._is_worth_a_call(until_ns)
+
+    def _is_worth_a_call(self, until_ns: int) -> bool:
+        picture = self._info.video.picture
+        wanted = len(self._plan.samples_in(self._start_ns, until_ns))
+        # Where samples are rare, what lies between them must not be decoded along with them.
+        if not wanted or not self._plan.samples_in(until_ns, until_ns + SEGMENT_NS):
+            return True
+        return (
+            len(self._packets) * picture.width * picture.height >= WORTH_PIXELS
+            or wanted >= WORTH_PICTURES
+            or wanted * self._height * self._width * 3 >= WORTH_PICTURE_BYTES
+        )
 
     def _append(self, coded: _Coded) -> Iterator[Pictures | Damage]:
         if self._long is not None:

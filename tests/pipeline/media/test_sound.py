@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from longtake.operators.config import ModelConfig
 from longtake.operators.log_mel import log_mel
 from longtake.pipeline.media.demux import demux
+from longtake.pipeline.media.mel_stream import BLOCK, MelStream
 from longtake.pipeline.media.plan import SECOND_NS, Sampling
 from longtake.pipeline.media.probe import probe
 from longtake.pipeline.media.segment import SoundChunk
 from longtake.pipeline.media.snippets import Snippet, make_plan, read_snippets
-from longtake.pipeline.media.sound import BLOCK, RATE_HZ, MelStream
+from longtake.pipeline.media.sound import RATE_HZ
 
 FLASHES_S = (Fraction(1), Fraction(5, 2), Fraction(49, 12))
 BEEP_S = Fraction(1, 20)
