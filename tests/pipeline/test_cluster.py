@@ -19,6 +19,9 @@ from longtake.operators.errors import InputError
 from longtake.pipeline.actors import Session
 from longtake.pipeline.tables import IndexReader, table_uri
 
+# Real jobs, several a test: on a machine that is busy with other things they take minutes.
+pytestmark = pytest.mark.timeout(900)
+
 RATE_HZ = 24.0
 DRIVER = """
 import dataclasses, json, sys
@@ -83,7 +86,7 @@ def rows_of(into: Path) -> int:
 
 
 def wait_for_rows(into: Path, rows: int, driver: subprocess.Popen[str]) -> None:
-    stop = time.monotonic() + 150
+    stop = time.monotonic() + 300
     while rows_of(into) < rows:
         assert driver.poll() is None, f"the job ended too early: {driver.communicate()}"
         assert time.monotonic() < stop, "it did not come to that"

@@ -21,6 +21,9 @@ from longtake.pipeline.lock import IndexLock
 from longtake.pipeline.media.plan import Sampling
 from longtake.pipeline.tables import IndexReader
 
+# Real jobs, several a test: on a machine that is busy with other things they take minutes.
+pytestmark = pytest.mark.timeout(900)
+
 RATE_HZ = 24.0
 Expect = Callable[..., dict[int, np.ndarray]]
 

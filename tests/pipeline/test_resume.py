@@ -20,6 +20,9 @@ import pytest
 from longtake.operators.errors import LongTakeError
 from longtake.pipeline.tables import IndexReader, table_uri
 
+# Real jobs, several a test: on a machine that is busy with other things they take minutes.
+pytestmark = pytest.mark.timeout(900)
+
 RATE_HZ = 24.0
 # Everything of a killed job has to be gone by then; workers earlier.
 ALL_GONE_S, WORKERS_GONE_S = 90.0, 10.0
@@ -65,7 +68,7 @@ def rows_of(into: Path) -> int:
     return 0
 
 
-def wait_until(condition: Callable[[], bool], driver: subprocess.Popen[str], timeout_s: float = 120) -> None:
+def wait_until(condition: Callable[[], bool], driver: subprocess.Popen[str], timeout_s: float = 300) -> None:
     stop = time.monotonic() + timeout_s
     while not condition():
         assert driver.poll() is None, f"the job ended too early: {driver.communicate()}"
