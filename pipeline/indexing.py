@@ -5,10 +5,13 @@ It may be made again at any time, after any end of the call before, and goes on 
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from longtake.operators.checkpoint import load_model
 from longtake.operators.config import ModelConfig
@@ -96,14 +99,42 @@ def index(
         committer.delete_orphans()
         job = IndexJob(uris, committer, sampling, retry_failures=options.retry_failures, on_progress=on_progress)
         if job.has_work:
-            session = Session(address=options.ray_address, store_bytes=2 * options.budget_bytes)
-            try:
-                settings = _settings(options, session, committer.metadata, config, sampling)
-                Engine(job, settings).run()
-            finally:
-                session.close()
+            with _no_interrupt_lost() as check:
+                session = Session(address=options.ray_address, store_bytes=2 * options.budget_bytes)
+                try:
+                    settings = _settings(options, session, committer.metadata, config, sampling)
+                    check()
+                    Engine(job, settings).run()
+                finally:
+                    session.close()
             committer.tidy()
         return job.summary(time.monotonic() - began, began)
+
+
+@contextmanager
+def _no_interrupt_lost() -> Iterator[Callable[[], None]]:
+    """Interrupts break off as ever, and the function given raises one that was lost on its way.
+
+    While Ray starts, processes are forked, and Python drops an exception that a signal raises inside a fork's hooks.
+    """
+    seen = threading.Event()
+
+    def note(number: int, frame: Any) -> None:
+        seen.set()
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if seen.is_set():
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield check
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _sampling_of(options: IndexOptions, config: ModelConfig) -> Sampling:

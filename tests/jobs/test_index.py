@@ -15,6 +15,7 @@ import pytest
 
 from longtake.jobs.snippet_length import outside_trained_range
 from longtake.operators import presets
+from longtake.pipeline.loop_clip import loop_clip
 from longtake.pipeline.tables import IndexReader
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,8 +122,10 @@ def test_retry_reads_what_failed_again(into: Path, archive: Path, media: Path) -
 
 
 def test_ctrl_c_exits_with_130_and_leaves_an_index_to_go_on_with(tmp_path: Path, media: Path, index_writer) -> None:
-    into = tmp_path / "stopped.lt"
-    words = ["index", media / "big_buck_bunny_30s.webm", "--into", into, "--model", index_writer.checkpoint]
+    # Long enough to be surely under way when the signal comes.
+    video, into = tmp_path / "long.webm", tmp_path / "stopped.lt"
+    loop_clip(media / "big_buck_bunny_30s.webm", video, 1800.0)
+    words = ["index", video, "--into", into, "--model", index_writer.checkpoint]
     command = [sys.executable, "-m", "longtake.jobs.main", *map(str, words)]
     process = subprocess.Popen(command, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
