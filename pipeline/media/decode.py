@@ -24,19 +24,23 @@ from longtake.pipeline.media.segment import CodedPicture, Damage, Pictures, Read
 TICK_MS = 40
 # decord is bit-exact with PyAV on these, in 8 bits and closed groups of pictures.
 DECORD_CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "mpeg4"})
+# Exact, but decord takes some 1.4 times PyAV's time on these (720p, `longtake bench index`): not worth it.
+DECORD_SLOW = frozenset({"vp8"})
 DECORD_FORMATS = frozenset({"yuv420p", "yuv422p", "yuv444p", "yuvj420p", "yuvj422p", "yuvj444p"})
 
 
 def choose_route(codec: str, pixel_format: str, closed_gop: bool, intact: bool) -> tuple[Route, str]:
     """THE rule that decides who decodes a segment, and its reason in words. `Reader` "auto" follows it.
 
-    decord decodes 8-bit, closed groups of pictures of the codecs on which it was found bit-exact, and nothing else;
-    and PyAV decodes again whatever decord fails on or counts differently (`decode_segment`).
+    decord decodes 8-bit, closed groups of pictures of the codecs on which it was found bit-exact and not slower than
+    PyAV, and nothing else; and PyAV decodes again whatever decord fails on or counts differently (`decode_segment`).
     """
     if not decord_is_here():
         return "pyav", "decord is not installed"
     if codec not in DECORD_CODECS:
         return "pyav", f"decord is not exact on {codec}"
+    if codec in DECORD_SLOW:
+        return "pyav", f"decord is slower on {codec}"
     if pixel_format not in DECORD_FORMATS:
         return "pyav", f"decord is not exact on {pixel_format}"
     if not closed_gop:

@@ -66,7 +66,7 @@ STREAMS: dict[str, tuple[str, str, dict[str, str], bool]] = {
     "mpeg2 in a program stream": (".mpg", "mpeg2video", {"g": "12", "bf": "2", "b": "3M"}, False),
     "mpeg4, closed groups": (".mp4", "mpeg4", {"g": "24", "bf": "0", "b": "2M"}, True),
     "mpeg4, open groups": (".mp4", "mpeg4", {"g": "24", "bf": "2", "b": "2M"}, False),
-    "vp8": (".webm", "libvpx", {"g": "24", "deadline": "realtime", "b": "1M"}, True),
+    "vp8": (".webm", "libvpx", {"g": "24", "deadline": "realtime", "b": "1M"}, False),
     "vp9": (".webm", "libvpx-vp9", {"g": "24", "deadline": "realtime", "cpu-used": "8", "b": "1M"}, True),
     "flv": (".flv", "libx264", {"g": "24", "bf": "2"}, True),
 }
