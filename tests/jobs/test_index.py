@@ -127,7 +127,15 @@ def test_ctrl_c_exits_with_130_and_leaves_an_index_to_go_on_with(tmp_path: Path,
     loop_clip(media / "big_buck_bunny_30s.webm", video, 1800.0)
     words = ["index", video, "--into", into, "--model", index_writer.checkpoint]
     command = [sys.executable, "-m", "longtake.jobs.main", *map(str, words)]
-    process = subprocess.Popen(command, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        env=ENV,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A suite that runs in the background of a shell ignores SIGINT, and its children would too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         until = time.monotonic() + 120
         while not (into / "snippets.lance").exists() and time.monotonic() < until:

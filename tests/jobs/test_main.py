@@ -109,6 +109,8 @@ def test_ctrl_c_exits_with_130() -> None:
         stderr=subprocess.PIPE,
         text=True,
         pass_fds=[reading],
+        # A suite that runs in the background of a shell ignores SIGINT, and its children would too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     os.close(reading)
     try:
