@@ -1,8 +1,7 @@
 """The errors that LongTake raises on purpose: what a caller may catch, and what the command line prints in one line."""
 
-
-class LongTakeError(Exception):
-    """Base of all errors raised on purpose. The command line prints the message and exits with 1."""
+from longtake.kernels.errors import KernelUnavailableError as KernelUnavailableError
+from longtake.kernels.errors import LongTakeError as LongTakeError
 
 
 class InputError(LongTakeError):

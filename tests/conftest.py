@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 # One thread a process: the suite runs many processes on few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Without a GPU the Triton programs run in Triton's interpreter, which is chosen when they are imported.
+if not Path("/dev/nvidiactl").exists() and not Path("/dev/kfd").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 
