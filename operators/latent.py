@@ -14,8 +14,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from longtake.operators.chunk_attention import Attend, chunk_causal_attention
 from longtake.operators.config import ModelConfig, TransformerConfig
-from longtake.operators.layers import MASKED, MLP, attend, sinusoid
+from longtake.operators.layers import MLP, sinusoid
 
 # The slow end of the time features: far more snippets than a day of video has at one a second.
 LONGEST = 100_000.0
@@ -43,7 +44,7 @@ class CausalBlock(nn.Module):
         self.mlp = MLP(width, int(width * config.mlp_ratio))
 
     def forward(
-        self, x_BND: Tensor, rotary: tuple[Tensor, Tensor], bias: Tensor | None, cache: LatentCache | None, layer: int
+        self, x_BND: Tensor, rotary: tuple[Tensor, Tensor], attend: Attend, cache: LatentCache | None, layer: int
     ) -> Tensor:
         q, k, v = rearrange(
             self.query_key_value(self.norm_attention(x_BND)), "b n (three h e) -> three b h n e", three=3, h=self.heads
@@ -57,7 +58,7 @@ class CausalBlock(nn.Module):
             else:
                 cache.keys_BHNE.append(k)
                 cache.values_BHNE.append(v)
-        out_BHNE = attend(q, k, v, bias)
+        out_BHNE = attend(q, k, v)
         x_BND = x_BND + self.output(rearrange(out_BHNE, "b h n e -> b n (h e)"))
         out_BND: Tensor = x_BND + self.mlp(self.norm_mlp(x_BND))
         return out_BND
@@ -117,22 +118,10 @@ class LatentModel(nn.Module):
         time_TD = self.time(sinusoid(positions_T, self.width, LONGEST).to(tokens_BTmD.dtype))
         x_BND = (tokens_BTmD + self.slot_mD + time_TD[:, None]).flatten(1, 2)
         rotary = rotary_angles(positions_T.repeat_interleave(self.tokens), self.head_width)
-        bias = self._bias(first, snippets, keep_BT, x_BND)
+        attend = chunk_causal_attention(x_BND, first, snippets, self.tokens, keep_BT)
         for layer, block in enumerate(self.blocks):
-            x_BND = block(x_BND, rotary, bias, cache, layer)
+            x_BND = block(x_BND, rotary, attend, cache, layer)
         if cache is not None:
             cache.snippets += snippets
         latents_BTmD: Tensor = self.norm(x_BND).view(lanes, snippets, self.tokens, -1)
         return latents_BTmD
-
-    def _bias(self, first: int, snippets: int, keep_BT: Tensor | None, x_BND: Tensor) -> Tensor:
-        """The chunk-wise causal mask as an additive bias, [B or 1, 1, T * m, (first + T) * m]."""
-        device = x_BND.device
-        query_T = torch.arange(first, first + snippets, device=device)
-        key_S = torch.arange(first + snippets, device=device)
-        visible = (key_S[None, :] <= query_T[:, None])[None]
-        if keep_BT is not None:
-            own = key_S[None, :] == query_T[:, None]
-            visible = visible & (keep_BT[:, None, :] | own)
-        visible = visible.repeat_interleave(self.tokens, dim=1).repeat_interleave(self.tokens, dim=2)
-        return torch.zeros_like(visible, dtype=x_BND.dtype).masked_fill(~visible, MASKED)[:, None]

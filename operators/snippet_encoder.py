@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from longtake.operators.combiners.ttm import TTMCombiner
+from longtake.operators.graphed_step import GraphedStep
 from longtake.operators.model import LongTakeModel
 
 
@@ -32,6 +34,8 @@ class SnippetEncoder:
         self.device = torch.device(device)
         self.dtype = dtype
         self.model = model.to(device=self.device, dtype=dtype).eval()
+        graphed = self.device.type == "cuda" and isinstance(model.combiner, TTMCombiner)
+        self._combine = GraphedStep(self.model.combiner) if graphed else self.model.combiner
 
     def initial_memory(self) -> Tensor:
         """The combiner's memory before a video's first snippet, float32 [K, D] on the CPU."""
@@ -68,7 +72,5 @@ class SnippetEncoder:
                 mel_LAM.to(self.device),
                 mel_mask_LA.to(self.device),
             )
-            tokens_LmD, memory_LKD = self.model.combiner(
-                features, memory_LKD.to(self.device), start_s_L.to(self.device)
-            )
+            tokens_LmD, memory_LKD = self._combine(features, memory_LKD.to(self.device), start_s_L.to(self.device))
             return tokens_LmD.float().cpu(), memory_LKD.float().cpu()

@@ -1,7 +1,8 @@
-"""`submit`, `jobs`, `logs` and `stop` against a real Ray head, started for these tests and ended with them."""
+"""`submit`, `jobs`, `logs` and `stop` against a real Ray cluster, started for these tests and ended with them."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -12,13 +13,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import lance
+import psutil
 import pytest
 
 from longtake.operators.errors import InputError
 from longtake.pipeline.submission import list_jobs, read_logs, stop
-from longtake.pipeline.tables import IndexReader
+from longtake.pipeline.tables import IndexReader, table_uri
 
 ROOT = Path(__file__).resolve().parents[2]
 # Ray asks for a token, or not, by what it finds in the home folder; here the head and its users must agree.
@@ -41,26 +45,38 @@ def longtake(*words: str | Path, check: bool = True) -> subprocess.CompletedProc
     return done
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """The job server of a one-node cluster."""
-    # On a busy machine the job server alone takes more than its usual minute to start.
-    env = {**ENV, "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "240"}
-    # A socket's path has 107 characters at most, and pytest's folders are too deep for that.
-    folder = tempfile.mkdtemp(prefix="lt")
-    port, dashboard, client, agent = (free_port() for _ in range(4))
-    ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2"]
-    ray.append("--object-store-memory=120000000")
-    places = [f"--port={port}", f"--dashboard-port={dashboard}", f"--temp-dir={folder}"]
-    said = Path(folder) / "head.txt"
+@dataclass(frozen=True)
+class Head:
+    """A running head: where its job server is, where other nodes join it, and its folder."""
+
+    address: str
+    joins: str
+    folder: Path
+
+
+def start_ray(options: list[str], said: Path, **env: str) -> subprocess.Popen[bytes]:
+    """A node that stays in the foreground: with --block Ray's servers are this process's children."""
+    ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=2"]
     with said.open("w") as output:
-        head = subprocess.Popen(
-            [*ray, *places, f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"],
-            env=env,
+        return subprocess.Popen(
+            [*ray, "--object-store-memory=120000000", *options],
+            env={**ENV, **env},
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    # A socket's path has 107 characters at most, and pytest's folders are too deep for that.
+    folder = Path(tempfile.mkdtemp(prefix="lt"))
+    port, dashboard, client, agent = (free_port() for _ in range(4))
+    places = [f"--port={port}", f"--dashboard-port={dashboard}", f"--temp-dir={folder}"]
+    ports = [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
+    said = folder / "head.txt"
+    # On a busy machine the job server alone takes more than its usual minute to start.
+    process = start_ray(["--head", *places, *ports], said, RAY_DASHBOARD_STARTUP_TIMEOUT_S="240")
     place = f"http://127.0.0.1:{dashboard}"
     try:
         until = time.monotonic() + 420
@@ -69,18 +85,58 @@ def address() -> Iterator[str]:
                 assert list_jobs(address=place) == []
                 break
             except InputError:
-                running = head.poll() is None and time.monotonic() < until
+                running = process.poll() is None and time.monotonic() < until
                 assert running, f"the Ray head did not start: {said.read_text()}"
                 time.sleep(0.3)
-        yield place
+        yield Head(place, f"127.0.0.1:{port}", folder)
     finally:
-        # With --block Ray's servers are this process's children, and it takes them along.
-        head.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
         try:
-            head.wait(60)
+            process.wait(60)
         except subprocess.TimeoutExpired:
-            os.killpg(head.pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def address(head: Head) -> str:
+    """The job server of a one-node cluster."""
+    return head.address
+
+
+def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+
+
+def actors(node: subprocess.Popen[bytes]) -> list[str]:
+    """The kinds of LongTake's actors below a node's raylet."""
+    titles = []
+    for process in family(node):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            titles += [word for word in process.cmdline()[:1] if word.startswith("ray::")]
+    return [kind for kind in ("Encoder", "Decoder", "Demuxer") for title in titles if title.startswith(f"ray::{kind}")]
+
+
+@pytest.fixture
+def second_node(head: Head) -> Iterator[subprocess.Popen[bytes]]:
+    """One more raylet that has joined the cluster."""
+    said = head.folder / "node.txt"
+    process = start_ray([f"--address={head.joins}"], said)
+    until = time.monotonic() + 240
+    while "This node has joined" not in said.read_text() and "Ray runtime started" not in said.read_text():
+        assert process.poll() is None and time.monotonic() < until, f"the node did not start: {said.read_text()}"
+        time.sleep(0.3)
+    yield process
+    kill_node(process)
+
+
+def kill_node(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL everything of a node at once, as when its machine is lost."""
+    if process.poll() is None:
+        for member in reversed(family(process)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+        process.wait()
 
 
 def test_a_job_indexes_on_the_cluster(address: str, tmp_path: Path, media: Path, index_writer) -> None:
@@ -99,6 +155,43 @@ def test_a_job_indexes_on_the_cluster(address: str, tmp_path: Path, media: Path,
     assert (job["name"], job["status"]) == (name, "SUCCEEDED")
     assert job["command"].startswith(f"longtake index {media}/pancake.mkv --into {into}")
     assert f"{name}  succeeded  " in longtake("jobs", "--address", address).stdout
+
+
+def test_a_submitted_job_outlives_one_of_its_two_nodes(
+    head: Head, second_node: subprocess.Popen[bytes], tmp_path: Path, media: Path, index_writer
+) -> None:
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    for number in range(3):
+        shutil.copy(media / "big_buck_bunny_30s.webm", archive / f"film{number}.webm")
+        # Another content, so that each is a video of its own: what follows the last cluster is not read.
+        with (archive / f"film{number}.webm").open("ab") as file:
+            file.write(b"\xec\x81" + bytes([number]))
+    into = tmp_path / "two.lt"
+    options = ["--into", into, "--model", index_writer.checkpoint, "--rate", "24", "--decoders", "2"]
+    name = longtake("submit", archive, *options, "--address", head.address).stdout.strip()
+
+    def rows() -> int:
+        there = (into / "snippets.lance" / "_versions").is_dir()
+        return int(lance.dataset(table_uri(str(into), "snippets")).count_rows()) if there else 0
+
+    until = time.monotonic() + 300
+    # Each node has an encoder of its own.
+    while rows() < 1 or "Encoder" not in actors(second_node):
+        assert time.monotonic() < until, read_logs(name, address=head.address)
+        time.sleep(0.05)
+    kept = rows()
+    kill_node(second_node)
+
+    followed = longtake("logs", name, "--follow", "--address", head.address)
+    assert followed.stderr == f"longtake: {name} succeeded\n"
+    assert "3 videos: 3 indexed, 0 skipped, 0 failed" in followed.stdout
+    reader = IndexReader.open(str(into))
+    videos = reader.videos()
+    assert [row.status for row in videos] == ["done"] * 3
+    numbers = [reader.numbers(row.video_id).tolist() for row in videos]
+    assert numbers[0] == list(range(len(numbers[0]))) and numbers == [numbers[0]] * 3, "none lost, none twice"
+    assert kept < sum(map(len, numbers)), "the node died while there was work left"
 
 
 def test_a_stopped_job_leaves_an_index_to_go_on_with(address: str, tmp_path: Path, media: Path, index_writer) -> None:

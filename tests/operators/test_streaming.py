@@ -138,3 +138,19 @@ def test_in_bfloat16_tokens_stay_close_and_memory_float32(kind: str, small_confi
     exact = encode(SnippetEncoder(model, lanes=1), [Video.random(1)])[0]
     rounded = encode(SnippetEncoder(model, lanes=1, dtype=torch.bfloat16), [Video.random(1)])[0]
     assert torch.nn.functional.cosine_similarity(exact.flatten(), rounded.flatten(), dim=0) > 0.999
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+@every_kind
+def test_on_a_gpu_bfloat16_lanes_stay_close_to_float32_on_the_cpu(kind: str, small_config: Configs) -> None:
+    torch.manual_seed(0)
+    model = LongTakeModel(small_config(**KINDS[kind]))
+    videos = [Video.random(seed) for seed in range(8)]
+    exact = encode(SnippetEncoder(model, lanes=8), list(videos))
+    rounded = encode(SnippetEncoder(model, lanes=8, device="cuda", dtype=torch.bfloat16), list(videos))
+    again = encode(SnippetEncoder(model, lanes=8, device="cuda", dtype=torch.bfloat16), list(videos))
+    for left, right, repeated in zip(exact, rounded, again, strict=True):
+        cosine = torch.nn.functional.cosine_similarity(left, right, dim=-1)
+        assert float(cosine.min()) >= 0.99
+        cosine = torch.nn.functional.cosine_similarity(right, repeated, dim=-1)
+        assert float(cosine.min()) >= 0.999
