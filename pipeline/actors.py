@@ -30,6 +30,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
 import ray.exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from longtake.operators.errors import InputError, LongTakeError
 from longtake.pipeline import watchdog
@@ -230,21 +231,36 @@ class Session:
             self._watchdog = None
 
 
-def start_worker(role: str, stage: str, arguments: tuple[Any, ...], *, threads: int, cpus: float, gpus: float) -> Call:
+def start_worker(
+    role: str, number: int, stage: str, arguments: tuple[Any, ...], *, threads: int, cpus: float, gpus: float
+) -> Call:
     """Start an actor, spread over the nodes. The call ends when it is ready for work; `admit` then takes its value.
 
     Args:
+        number: which of its role it is; those for which Ray sets nothing aside go to the nodes in turn.
         stage: "module:Class", imported inside the actor with `threads` threads for numerical libraries.
         cpus, gpus: what Ray is to set aside for it.
     """
     actor = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0)(HOSTS[role])
-    handle = actor.options(scheduling_strategy="SPREAD").remote(threads, stage, arguments)
+    handle = actor.options(scheduling_strategy=_place(number, cpus + gpus > 0)).remote(threads, stage, arguments)
     return Call(
         worker=Worker(role=role, handle=handle),
         about=None,
         deadline=time.monotonic() + START_DEADLINE_S,
         reply=handle.ready.remote(),
     )
+
+
+def _place(number: int, reserves: bool) -> Any:
+    """Where an actor goes: Ray's own spreading takes turns over all roles at once, and puts both encoders on one node.
+
+    Nor does Ray hold to a soft wish where nothing is set aside. A node that has died since refuses, and the next start
+    goes to those that are left.
+    """
+    nodes = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
+    if reserves or len(nodes) < 2:
+        return "SPREAD"
+    return NodeAffinitySchedulingStrategy(nodes[number % len(nodes)], soft=False)
 
 
 def call(worker: Worker, method: str, *arguments: Any, about: Any, deadline_s: float, payloads: int = 0) -> Call:

@@ -33,6 +33,8 @@ class _Lane:
     video_id: str
     assembler: Assembler
     memory_KD: torch.Tensor
+    # Parcels taken so far: the number of the one that has to come next.
+    parcels: int = 0
     waiting: deque[Snippet] = field(default_factory=deque)
     damage: list[Damage] = field(default_factory=list)
     end_ns: int | None = None
@@ -102,17 +104,20 @@ class EncodeStage:
             memory_KD=memory_KD,
         )
 
-    def feed(self, where: list[tuple[int, int]], drain: bool, *parcels: Any) -> Fed:
+    def feed(self, where: list[tuple[int, int, int]], drain: bool, *parcels: Any) -> Fed:
         """Take parcels, encode what is whole, and tell how the lanes stand.
 
         Args:
-            where: lane and run of each parcel. One for a lane that meanwhile follows another run is left out.
+            where: lane, run and number of each parcel. One for a lane that meanwhile follows another run is left out,
+                and so is one that does not follow the last: a call whose parcels were lost on the way never came, and
+                what comes after it waits for the run to be started again.
             drain: encode what there is, even while other lanes have nothing to encode beside it.
             parcels: for each of `where`, the items of a demux parcel, then its segment's `Pictures` or None.
         """
-        for place, (number, run) in enumerate(where):
+        for place, (number, run, parcel) in enumerate(where):
             lane = self._lanes[number]
-            if lane is not None and lane.run == run and not lane.error:
+            if lane is not None and lane.run == run and lane.parcels == parcel and not lane.error:
+                lane.parcels += 1
                 self._take(lane, parcels[2 * place], parcels[2 * place + 1])
         self._encode(drain)
         return self._report()

@@ -126,7 +126,7 @@ class Engine(Workforce):
         for slot in self._of("encode"):
             if slot.calls >= ENCODER_CALLS:
                 continue
-            where: list[tuple[int, int]] = []
+            where: list[tuple[int, int, int]] = []
             parcels: list[Any] = []
             taken: list[tuple[Run, int]] = []
             for run in slot.lanes:
@@ -135,7 +135,8 @@ class Engine(Workforce):
                 count = 0
                 while run.parcels and run.parcels[0].ready and count < PARCELS_A_CALL:
                     parcel = run.parcels.popleft()
-                    where.append((run.lane, run.number))
+                    where.append((run.lane, run.number, run.fed))
+                    run.fed += 1
                     parcels += [parcel.items, parcel.pictures]
                     run.fed_bytes += parcel.size_bytes
                     taken.append((run, parcel.size_bytes))

@@ -110,7 +110,8 @@ class Run:
     parcels: deque[Parcel] = field(default_factory=deque)
     encoder: Slot | None = None
     lane: int = -1
-    # Parcels inside the encoder's calls, and snippets that wait in its lane.
+    # Parcels given to the encoder, how much of them is inside its calls, and snippets that wait in its lane.
+    fed: int = 0
     fed_bytes: int = 0
     waiting: int = 0
     # Why it leaves: None to be started again.

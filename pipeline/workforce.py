@@ -102,7 +102,7 @@ class Workforce:
         cpus = settings.cpus_a_decoder if slot.role == "decode" else 0.0
         gpus = 1.0 if slot.role == "encode" and settings.device != "cpu" else 0.0
         slot.worker = None
-        ready = actors.start_worker(slot.role, stage, arguments, threads=threads, cpus=cpus, gpus=gpus)
+        ready = actors.start_worker(slot.role, slot.number, stage, arguments, threads=threads, cpus=cpus, gpus=gpus)
         ready.about = ("ready", slot)
         self._calls.append(ready)
 

@@ -21,6 +21,7 @@ import psutil
 import pytest
 
 from longtake.operators.errors import InputError
+from longtake.pipeline.loop_clip import loop_clip
 from longtake.pipeline.submission import list_jobs, read_logs, stop
 from longtake.pipeline.tables import IndexReader, table_uri
 
@@ -163,7 +164,8 @@ def test_a_submitted_job_outlives_one_of_its_two_nodes(
     archive = tmp_path / "archive"
     archive.mkdir()
     for number in range(3):
-        shutil.copy(media / "big_buck_bunny_30s.webm", archive / f"film{number}.webm")
+        # Long enough for the second node to be at work before the first one is done.
+        loop_clip(media / "big_buck_bunny_30s.webm", archive / f"film{number}.webm", 150.0)
         # Another content, so that each is a video of its own: what follows the last cluster is not read.
         with (archive / f"film{number}.webm").open("ab") as file:
             file.write(b"\xec\x81" + bytes([number]))
