@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any, Protocol
 
-from longtake.jobs import bench_ask, bench_index, bench_memory
+from longtake.jobs import bench_ask, bench_binaries, bench_compare, bench_index, bench_kernels, bench_memory
 
 if TYPE_CHECKING:
     from longtake.jobs.main import Subparsers
@@ -16,8 +16,11 @@ examples:
   longtake bench index film.webm --out index.json
   longtake bench ask                          answering from an index beside indexing again
   longtake bench memory film.webm             memory on an hour of video beside five minutes
+  longtake bench kernels --op token_summary   a Triton program beside torch.compile and the GPU's own limits
+  longtake bench compare A.json B.json        two runs of that beside each other
+  longtake bench binaries --target sm_90      registers, spills and shared memory, without a GPU
 
-Each one checks that both ways give the same before it reads the clock, and prints what it measured; --out keeps it as
+Each one checks that all ways give the same before it reads the clock, and prints what it measured; --out keeps it as
 JSON with the machine, the versions and the commit.
 """
 
@@ -30,7 +33,10 @@ class Bench(Protocol):
     def run(self, args: argparse.Namespace) -> int: ...
 
 
-BENCHES: dict[str, Bench] = {"index": bench_index, "ask": bench_ask, "memory": bench_memory}
+# The benchmarks of the shipped model: they take its name, and write one file.
+MODEL_BENCHES: dict[str, Bench] = {"index": bench_index, "ask": bench_ask, "memory": bench_memory}
+KERNEL_BENCHES: dict[str, Bench] = {"kernels": bench_kernels, "compare": bench_compare, "binaries": bench_binaries}
+BENCHES = {**MODEL_BENCHES, **KERNEL_BENCHES}
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -38,7 +44,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "bench",
         help="measure speed and memory",
-        description="Measure what indexing and asking cost on this machine.",
+        description="Measure what indexing, asking and the kernels cost on this machine.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -46,8 +52,9 @@ def add_parser(subparsers: Subparsers) -> None:
     for name, module in BENCHES.items():
         module.add_parser(benches)
         bench = benches.choices[name]
-        bench.add_argument("--model", default="tiny", metavar="M", help="shipped model or checkpoint directory")
-        bench.add_argument("--out", metavar="FILE", help="write the figures there, as JSON")
+        if name in MODEL_BENCHES:
+            bench.add_argument("--model", default="tiny", metavar="M", help="shipped model or checkpoint directory")
+            bench.add_argument("--out", metavar="FILE", help="write the figures there, as JSON")
         bench.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
         )

@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -15,7 +16,7 @@ from typing import Any
 import longtake
 from longtake.operators.errors import InputError
 
-PACKAGES = ("torch", "av", "decord", "ray", "pylance", "numpy")
+PACKAGES = ("torch", "triton", "av", "decord", "ray", "pylance", "numpy")
 
 
 def record(name: str, figures: dict[str, Any]) -> dict[str, Any]:
@@ -37,11 +38,21 @@ def write_record(path: str | None, name: str, figures: dict[str, Any]) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    if path is None:
-        return
+    if path is not None:
+        write_json(Path(path), record(name, figures))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON for a person to read, the whole file or nothing of it.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    part = path.with_name(f"{path.name}.part")
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(json.dumps(record(name, figures), indent=2) + "\n", encoding="utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        part.replace(path)
     except OSError as error:
         raise InputError(f"{path}: cannot write the figures: {error.strerror}") from error
 
@@ -54,7 +65,42 @@ def _machine() -> dict[str, Any]:
         "system": platform.platform(),
         # Other work on the machine slows clocks down, and CPU seconds a little.
         "load_average": [round(value, 2) for value in os.getloadavg()],
+        "gpu": _gpu(),
     }
+
+
+def _gpu() -> dict[str, Any] | None:
+    """The GPU that PyTorch uses; None where it has none, or where this benchmark did not need PyTorch."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return None
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return {
+        "name": properties.name,
+        "memory_bytes": properties.total_memory,
+        "multiprocessors": properties.multi_processor_count,
+        "driver": _driver(),
+        # The toolkit that PyTorch was built with.
+        "cuda": torch.version.cuda,
+        "hip": torch.version.hip,
+    }
+
+
+def _driver() -> str | None:
+    """The GPU driver's version, by its own tool or the kernel's file; None where neither tells."""
+    words = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(words, capture_output=True, text=True, timeout=20, check=True).stdout.split()
+        if said:
+            return said[0]
+    except (OSError, subprocess.SubprocessError):
+        pass
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    found = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", text)
+    return found[0] if found else None
 
 
 def _cpu() -> str:

@@ -28,7 +28,8 @@ class Program:
     """One Triton program with everything that its binary depends on.
 
     `signature` holds Triton's types of the arguments that are no constants ("*bf16", "*fp32", "i32", "fp32"), in the
-    order of the function's; `constants` the rest, by name. `label` tells programs of one function apart.
+    order of the function's; `constants` the rest, by name. `label` tells programs of one function apart. `divisible`
+    names the integers that are multiples of 16 at launch; pointers are taken to be.
     """
 
     function: Any
@@ -37,6 +38,7 @@ class Program:
     constants: Mapping[str, Any]
     warps: int
     stages: int
+    divisible: frozenset[str] = frozenset()
 
 
 def target_of(tensor: Tensor) -> TargetName:

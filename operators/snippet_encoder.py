@@ -65,12 +65,21 @@ class SnippetEncoder:
         """
         if len(frames_LFHWC) != self.lanes:
             raise ValueError(f"{len(frames_LFHWC)} rows for an encoder of {self.lanes} lanes; pad idle lanes")
+        given = (frames_LFHWC, frame_mask_LF, mel_LAM, mel_mask_LA, start_s_L, memory_LKD)
+        tokens_LmD, memory_LKD = self.run(*(tensor.to(self.device) for tensor in given))
+        return tokens_LmD.float().cpu(), memory_LKD.float().cpu()
+
+    def run(
+        self,
+        frames_LFHWC: Tensor,
+        frame_mask_LF: Tensor,
+        mel_LAM: Tensor,
+        mel_mask_LA: Tensor,
+        start_s_L: Tensor,
+        memory_LKD: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The step alone, on tensors of the encoder's device: tokens in its dtype, and the memory in float32."""
         with torch.inference_mode():
-            features = self.model.features(
-                frames_LFHWC.to(self.device),
-                frame_mask_LF.to(self.device),
-                mel_LAM.to(self.device),
-                mel_mask_LA.to(self.device),
-            )
-            tokens_LmD, memory_LKD = self._combine(features, memory_LKD.to(self.device), start_s_L.to(self.device))
-            return tokens_LmD.float().cpu(), memory_LKD.float().cpu()
+            features = self.model.features(frames_LFHWC, frame_mask_LF, mel_LAM, mel_mask_LA)
+            tokens_LmD, memory_LKD = self._combine(features, memory_LKD, start_s_L)
+            return tokens_LmD, memory_LKD

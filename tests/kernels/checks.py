@@ -7,25 +7,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from longtake.kernels.tolerance import closeness
+
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def assert_as_exact_as_torch(ours: Tensor, plain: Tensor, exact: Tensor, what: str = "") -> None:
-    """`ours` is at most twice as far from `exact` (float64) as `plain` (PyTorch in the same dtype) is, plus 1e-6.
-
-    Errors are the largest over all elements, in units of the largest exact value where that exceeds 1. Half a unit in
-    the last place of the result's dtype is in every error: PyTorch's may miss it by luck where there are few elements.
-    """
+    """`ours` is exact enough by the rule of `longtake.kernels.tolerance.closeness`; `exact` is float64."""
     assert ours.shape == exact.shape and ours.dtype == plain.dtype, (what, ours.shape, exact.shape, ours.dtype)
     assert bool(torch.isfinite(ours).all()), f"{what}: not finite"
-    if not exact.numel():
-        return
-    scale = max(1.0, float(exact.abs().max()))
-    rounding = torch.finfo(ours.dtype).eps / 2 * float(exact.abs().max())
-    error = float((ours.double() - exact).abs().max())
-    own = float((plain.double() - exact).abs().max())
-    allowed = 2 * max(own, rounding) + 1e-6 * scale
-    assert error <= allowed, f"{what}: error {error:.3g}, PyTorch's own {own:.3g}, allowed {allowed:.3g}"
+    found = closeness(ours, plain, exact)
+    assert found.ok, f"{what}: error {found.error:.3g}, PyTorch's own {found.own:.3g}, allowed {found.allowed:.3g}"
 
 
 def gradients(output: Tensor, inputs: Sequence[Tensor], seed: int = 0) -> tuple[Tensor, ...]:

@@ -131,7 +131,7 @@ def test_another_number_of_rows_than_lanes_is_refused(small_config: Configs) -> 
         SnippetEncoder(LongTakeModel(small_config()), lanes=0)
 
 
-@pytest.mark.parametrize("kind", ["transformer, all so far", "ttm"])
+@every_kind
 def test_in_bfloat16_tokens_stay_close_and_memory_float32(kind: str, small_config: Configs) -> None:
     torch.manual_seed(0)
     model = LongTakeModel(small_config(**KINDS[kind]))
