@@ -18,6 +18,8 @@ from longtake.kernels.errors import KernelUnavailableError
 VARIABLE = "LONGTAKE_KERNELS"
 CHOICES = ("auto", "reference", "triton")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Looked up once: torch.compile cannot trace the look-up.
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def use_triton(op: str, tensor: Tensor, obstacle: str | None = None) -> bool:
@@ -36,7 +38,7 @@ def use_triton(op: str, tensor: Tensor, obstacle: str | None = None) -> bool:
         raise KernelUnavailableError(f"{VARIABLE}={choice}: one of {', '.join(CHOICES)} is wanted")
     if choice == "reference":
         return False
-    if obstacle is None and importlib.util.find_spec("triton") is None:
+    if obstacle is None and not HAS_TRITON:
         obstacle = "Triton is not installed"
     if choice == "auto":
         return tensor.is_cuda and obstacle is None

@@ -1,15 +1,18 @@
 """Transformer parts that the encoders, the combiners and the latent model share.
 
-Shapes: B batch, N queries, S keys, D width, H heads, E head width.
+Shapes: B batch, N queries, S keys, m a few queries, D width, H heads, E head width.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from longtake.kernels.combine_attention.op import combine_attention
 from longtake.operators.config import TransformerConfig
 
 # Added to the logits of keys that a query must not see. Finite, so that a row with no visible key gives a mean and
@@ -36,7 +39,7 @@ def attend(q_BHNE: Tensor, k_BHSE: Tensor, v_BHSE: Tensor, bias: Tensor | None) 
 
 
 class Attention(nn.Module):
-    """Multi-head attention with biased projections; self-attention where `source` is not given."""
+    """Multi-head attention with biased projections: of a sequence to itself, or of a few tokens to some sources."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -47,14 +50,25 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(width, 2 * width)
         self.output = nn.Linear(width, width)
 
-    def forward(self, x_BND: Tensor, source_BSD: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        """Attend from `x_BND` to `source_BSD`; `bias` broadcasts to [B, H, N, S]."""
-        source_BSD = x_BND if source_BSD is None else source_BSD
+    def forward(self, x_BND: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Self-attention; `bias` broadcasts to [B, H, N, N]."""
         q_BHNE = self.split(self.query(x_BND))
-        k_BSD, v_BSD = self.key_value(source_BSD).chunk(2, dim=-1)
-        out_BHNE = attend(q_BHNE, self.split(k_BSD), self.split(v_BSD), bias)
+        k_BND, v_BND = self.key_value(x_BND).chunk(2, dim=-1)
+        out_BHNE = attend(q_BHNE, self.split(k_BND), self.split(v_BND), bias)
         out_BND: Tensor = self.output(out_BHNE.transpose(1, 2).flatten(2))
         return out_BND
+
+    def read(self, x_BmD: Tensor, sources: Sequence[Tensor], masks: Sequence[Tensor | None]) -> Tensor:
+        """Attend from `x_BmD` to all tokens of some sources [B, S, D] where their masks [B, S] are True.
+
+        A batch of 1 stands for one that is the same for every B. Where every key is masked attention gives zeros.
+        """
+        q_BmHE = rearrange(self.query(x_BmD), "b m (h e) -> b m h e", h=self.heads)
+        key_values = [
+            rearrange(self.key_value(source), "b s (two h e) -> b s two h e", two=2, h=self.heads) for source in sources
+        ]
+        out_BmD: Tensor = self.output(combine_attention(q_BmHE, key_values, masks).flatten(2))
+        return out_BmD
 
     def split(self, x_BND: Tensor) -> Tensor:
         """[B, N, D] to [B, H, N, E]."""
@@ -89,13 +103,12 @@ class Block(nn.Module):
         out_BND: Tensor = x_BND + self.mlp(self.norm_mlp(x_BND))
         return out_BND
 
-    def select_last(self, x_BND: Tensor, count: int, bias: Tensor | None = None) -> Tensor:
-        """The layer's last `count` outputs alone: every token is a key, only the last ones are queries."""
-        normed_BND = self.norm_attention(x_BND)
-        last_BKD = x_BND[:, -count:]
-        last_BKD = last_BKD + self.attention(normed_BND[:, -count:], normed_BND, bias)
-        out_BKD: Tensor = last_BKD + self.mlp(self.norm_mlp(last_BKD))
-        return out_BKD
+    def read(self, x_BmD: Tensor, sources: Sequence[Tensor], masks: Sequence[Tensor | None]) -> Tensor:
+        """The layer's outputs for `x_BmD` alone, whose keys are the tokens of all sources (its own only as one)."""
+        normed = [self.norm_attention(source) for source in sources]
+        x_BmD = x_BmD + self.attention.read(self.norm_attention(x_BmD), normed, masks)
+        out_BmD: Tensor = x_BmD + self.mlp(self.norm_mlp(x_BmD))
+        return out_BmD
 
 
 class Transformer(nn.Module):

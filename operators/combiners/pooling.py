@@ -7,13 +7,15 @@ Shapes: B lanes, N feature tokens, m combined tokens, C times of the cells, D wi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from longtake.operators.combiners.base import Combiner, Features
 from longtake.operators.combiners.grid import grid_of, masked_pool, pooled_sound, pooling_weights
 from longtake.operators.config import ModelConfig, TransformerConfig
-from longtake.operators.layers import MLP, Attention, key_bias
+from longtake.operators.layers import MLP, Attention
 
 
 class AveragePool(Combiner):
@@ -59,12 +61,11 @@ class AttentionPool(Combiner):
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
 
     def forward(self, features: Features, memory_BKD: Tensor, start_s_B: Tensor) -> tuple[Tensor, Tensor]:
-        source_BND = torch.cat([features.video_BND + self.source_2D[0], features.audio_BND + self.source_2D[1]], dim=1)
-        mask_BN = torch.cat([features.video_mask_BN, features.audio_mask_BN], dim=1)
-        bias = key_bias(mask_BN, source_BND.dtype)
-        tokens_BmD = self.queries_mD.expand(len(source_BND), -1, -1)
+        sources = [features.video_BND + self.source_2D[0], features.audio_BND + self.source_2D[1]]
+        masks = [features.video_mask_BN, features.audio_mask_BN]
+        tokens_BmD = self.queries_mD[None]
         for layer in self.layers:
-            tokens_BmD = layer(tokens_BmD, source_BND, bias)
+            tokens_BmD = layer(tokens_BmD, sources, masks)
         return self.norm(tokens_BmD), memory_BKD
 
 
@@ -79,7 +80,8 @@ class PoolLayer(nn.Module):
         self.norm_mlp = nn.LayerNorm(width, eps=1e-6)
         self.mlp = MLP(width, int(width * config.mlp_ratio))
 
-    def forward(self, x_BmD: Tensor, source_BND: Tensor, bias: Tensor) -> Tensor:
-        x_BmD = x_BmD + self.attention(self.norm_query(x_BmD), self.norm_source(source_BND), bias)
+    def forward(self, x_BmD: Tensor, sources: Sequence[Tensor], masks: Sequence[Tensor | None]) -> Tensor:
+        normed = [self.norm_source(source) for source in sources]
+        x_BmD = x_BmD + self.attention.read(self.norm_query(x_BmD), normed, masks)
         out_BmD: Tensor = x_BmD + self.mlp(self.norm_mlp(x_BmD))
         return out_BmD

@@ -40,25 +40,33 @@ class TransformerCombiner(Combiner):
         return torch.zeros(lanes, rows, self.config.width, device=self.queries_mD.device)
 
     def forward(self, features: Features, memory_BKD: Tensor, start_s_B: Tensor) -> tuple[Tensor, Tensor]:
-        lanes = len(features.video_BND)
-        parts = [
-            features.video_BND + self.source_3D[0],
-            features.audio_BND + self.source_3D[1],
-            self.queries_mD.expand(lanes, -1, -1),
-        ]
-        visible_Bm = features.video_mask_BN.new_ones(lanes, self.tokens)
-        masks = [features.video_mask_BN, features.audio_mask_BN, visible_Bm]
+        tokens_BmD = self.queries_mD[None]
+        sources = [features.video_BND + self.source_3D[0], features.audio_BND + self.source_3D[1], tokens_BmD]
+        masks: list[Tensor | None] = [features.video_mask_BN, features.audio_mask_BN, None]
         if self.history:
             past_BSD, past_mask_BS = self._history(memory_BKD)
-            parts.insert(0, past_BSD.to(features.video_BND.dtype))
+            sources.insert(0, past_BSD.to(features.video_BND.dtype))
             masks.insert(0, past_mask_BS)
-        x_BND = torch.cat(parts, dim=1)
-        bias = key_bias(torch.cat(masks, dim=1), x_BND.dtype)
-        for block in self.blocks[:-1]:
-            x_BND = block(x_BND, bias)
-        last = cast(Block, self.blocks[-1])
-        tokens_BmD = self.norm(last.select_last(x_BND, self.tokens, bias))
+        if len(self.blocks) > 1:
+            # All tokens attend to all: one sequence, whose last m go on.
+            x_BND, mask_BN = self._sequence_of(sources, masks)
+            bias = key_bias(mask_BN, x_BND.dtype)
+            for block in self.blocks[:-1]:
+                x_BND = block(x_BND, bias)
+            tokens_BmD, sources, masks = x_BND[:, -self.tokens :], [x_BND], [mask_BN]
+        # Of the last layer only the tokens' outputs are needed.
+        tokens_BmD = self.norm(cast(Block, self.blocks[-1]).read(tokens_BmD, sources, masks))
         return tokens_BmD, self._remember(memory_BKD, tokens_BmD)
+
+    def _sequence_of(self, sources: list[Tensor], masks: list[Tensor | None]) -> tuple[Tensor, Tensor]:
+        """Sources and masks concatenated; a batch of 1 is repeated and None becomes True."""
+        lanes = len(sources[0])
+        x_BND = torch.cat([source.expand(lanes, -1, -1) for source in sources], dim=1)
+        seen = [
+            x_BND.new_ones(lanes, source.shape[1], dtype=torch.bool) if mask is None else mask
+            for source, mask in zip(sources, masks, strict=True)
+        ]
+        return x_BND, torch.cat(seen, dim=1)
 
     def _history(self, memory_BKD: Tensor) -> tuple[Tensor, Tensor]:
         """The remembered tokens with their age added, and which of them are there yet."""
