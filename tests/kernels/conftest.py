@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
+
+from longtake.kernels.dispatch import is_interpreted
 
 
 @pytest.fixture(autouse=True)
@@ -17,3 +20,29 @@ def programs_on_poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     assert torch.utils.deterministic.fill_uninitialized_memory
     yield
     torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+@pytest.fixture(autouse=True)
+def bfloat16_as_a_gpu_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's interpreter keeps bfloat16 as integers: it multiplies those in `tl.dot`, and cuts where a GPU rounds."""
+    if not is_interpreted():
+        return
+    import triton.language as tl
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    dot, cast = InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl
+
+    def wide(x: TensorHandle) -> TensorHandle:
+        if x.dtype.scalar != tl.bfloat16:
+            return x
+        return TensorHandle((x.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
+
+    def rounding_cast(self: InterpreterBuilder, x: TensorHandle, to: tl.dtype) -> TensorHandle:
+        if (x.dtype.scalar, to.scalar) == (tl.float32, tl.bfloat16):
+            rounded = torch.from_numpy(np.ascontiguousarray(x.data)).bfloat16().view(torch.uint16).numpy()
+            return TensorHandle(rounded.reshape(x.data.shape), tl.bfloat16)
+        return wide(x) if (x.dtype.scalar, to.scalar) == (tl.bfloat16, tl.float32) else cast(self, x, to)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_dot", lambda self, a, b, *rest: dot(self, wide(a), wide(b), *rest))
+    for name in ("cast_impl", "create_fp_ext", "create_fp_trunc"):
+        monkeypatch.setattr(InterpreterBuilder, name, rounding_cast)

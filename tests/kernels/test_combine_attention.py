@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-import numpy as np
 import pytest
 import torch
 from tests.kernels.checks import DEVICE, assert_as_exact_as_torch, gradients, surrounded
@@ -15,7 +14,6 @@ from torch import Tensor
 from longtake.kernels.combine_attention import settings
 from longtake.kernels.combine_attention.op import backward_op, combine_attention, forward_op
 from longtake.kernels.combine_attention.reference import combine_attention as reference
-from longtake.kernels.dispatch import is_interpreted
 from longtake.kernels.errors import KernelUnavailableError
 from longtake.kernels.targets import TARGETS
 from longtake.operators import combiners, presets
@@ -35,32 +33,6 @@ SIZES: dict[str, tuple[int, int, int, int, tuple[int, ...]]] = {
     "wide heads": (1, 9, 2, 128, (70, 5)),
     "wide heads, many queries": (1, 40, 1, 65, (33, 70)),
 }
-
-
-@pytest.fixture(autouse=True)
-def bfloat16_as_a_gpu_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton's interpreter keeps bfloat16 as integers: it multiplies those in `tl.dot`, and cuts where a GPU rounds."""
-    if not is_interpreted():
-        return
-    import triton.language as tl
-    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
-
-    dot, cast = InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl
-
-    def wide(x: TensorHandle) -> TensorHandle:
-        if x.dtype.scalar != tl.bfloat16:
-            return x
-        return TensorHandle((x.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
-
-    def rounding_cast(self: InterpreterBuilder, x: TensorHandle, to: tl.dtype) -> TensorHandle:
-        if (x.dtype.scalar, to.scalar) == (tl.float32, tl.bfloat16):
-            rounded = torch.from_numpy(np.ascontiguousarray(x.data)).bfloat16().view(torch.uint16).numpy()
-            return TensorHandle(rounded.reshape(x.data.shape), tl.bfloat16)
-        return wide(x) if (x.dtype.scalar, to.scalar) == (tl.bfloat16, tl.float32) else cast(self, x, to)
-
-    monkeypatch.setattr(InterpreterBuilder, "create_dot", lambda self, a, b, *rest: dot(self, wide(a), wide(b), *rest))
-    for name in ("cast_impl", "create_fp_ext", "create_fp_trunc"):
-        monkeypatch.setattr(InterpreterBuilder, name, rounding_cast)
 
 
 def made(
