@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any, Protocol
 
-from longtake.jobs import bench_ask, bench_binaries, bench_compare, bench_index, bench_kernels, bench_memory
+from longtake.jobs import (
+    bench_ask,
+    bench_binaries,
+    bench_compare,
+    bench_index,
+    bench_kernels,
+    bench_memory,
+    bench_model,
+)
 
 if TYPE_CHECKING:
     from longtake.jobs.main import Subparsers
@@ -17,6 +25,7 @@ examples:
   longtake bench ask                          answering from an index beside indexing again
   longtake bench memory film.webm             memory on an hour of video beside five minutes
   longtake bench kernels --op token_summary   a Triton program beside torch.compile and the GPU's own limits
+  longtake bench model --preset base          encoding and combining, by the length of a video
   longtake bench compare A.json B.json        two runs of that beside each other
   longtake bench binaries --target sm_90      registers, spills and shared memory, without a GPU
 
@@ -35,7 +44,12 @@ class Bench(Protocol):
 
 # The benchmarks of the shipped model: they take its name, and write one file.
 MODEL_BENCHES: dict[str, Bench] = {"index": bench_index, "ask": bench_ask, "memory": bench_memory}
-KERNEL_BENCHES: dict[str, Bench] = {"kernels": bench_kernels, "compare": bench_compare, "binaries": bench_binaries}
+KERNEL_BENCHES: dict[str, Bench] = {
+    "kernels": bench_kernels,
+    "model": bench_model,
+    "compare": bench_compare,
+    "binaries": bench_binaries,
+}
 BENCHES = {**MODEL_BENCHES, **KERNEL_BENCHES}
 
 

@@ -94,6 +94,7 @@ def _again(answerer: Answerer, info: MediaInfo, questions: Sequence[str]) -> lis
     """Read, encode and answer, in this process and with its weights: what an answer costs without an index."""
     import torch
 
+    from longtake.kernels.token_codec.op import decode, encode
     from longtake.operators.snippet_encoder import SnippetEncoder
     from longtake.pipeline.bare_stages import encode_snippet
     from longtake.pipeline.media.plan import Sampling
@@ -107,7 +108,8 @@ def _again(answerer: Answerer, info: MediaInfo, questions: Sequence[str]) -> lis
         if isinstance(item, Snippet):
             tokens_mD, memory = encode_snippet(encoder, item, memory)
             rows.append(tokens_mD)
-    latents_TmD = answerer.latents(torch.stack(rows))
+    # Rounded as in an index, since both ways have to give the same.
+    latents_TmD = answerer.latents(decode(*encode(torch.stack(rows))))
     return [answerer.answer(latents_TmD, question) for question in questions]
 
 

@@ -61,6 +61,12 @@ def add_options(parser: argparse.ArgumentParser, *, on_cluster: bool = False) ->
         )
     parser.add_argument("--lanes", type=int, metavar="N", help="videos encoded side by side")
     parser.add_argument("--decoders", type=int, metavar="N", help="decoding processes")
+    parser.add_argument(
+        "--tokens",
+        dest="token_store",
+        choices=("int8", "float32"),
+        help="how tokens are stored: in a quarter of the room, or unrounded (default: the index's own, or int8)",
+    )
     parser.add_argument("--rebuild", action="store_true", help="throw away what the index holds and start anew")
 
 
@@ -89,6 +95,7 @@ def options_from(args: argparse.Namespace, *, retry_failures: bool = False) -> I
         reader=args.reader,
         lanes=args.lanes,
         decoders=args.decoders,
+        token_store=args.token_store,
         ray_address=args.ray_address,
         rebuild=args.rebuild,
         retry_failures=retry_failures,

@@ -74,7 +74,8 @@ def run(args: argparse.Namespace) -> int:
     )
     metadata = reader.metadata
     sampling = f"{metadata.rate_hz:g} frames/s" if metadata.rate_hz is not None else f"{metadata.frames} frames a video"
-    out.print(f"model {metadata.model} ({metadata.fingerprint}), {sampling}, version {reader.version}")
+    model = f"model {metadata.model} ({metadata.fingerprint})"
+    out.print(f"{model}, {sampling}, {metadata.token_store} tokens, version {reader.version}")
     if failures:
         out.print(f"{counted(len(failures), 'failure')}: longtake failures {args.index}")
     return 0

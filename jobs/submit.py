@@ -77,6 +77,8 @@ def index_arguments(args: argparse.Namespace) -> list[str]:
             arguments += [f"--{option}", _absolute(value) if is_folder else str(value)]
     if args.reader != "auto":
         arguments += ["--reader", args.reader]
+    if args.token_store is not None:
+        arguments += ["--tokens", args.token_store]
     return [*arguments, *(f"--{flag}" for flag in ("rebuild", "strict") if getattr(args, flag))]
 
 

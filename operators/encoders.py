@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from longtake.kernels.tube_embed.op import tube_embed
+from longtake.kernels.tube_embed.reference import TubeShape, tube_tokens
 from longtake.operators.config import AudioConfig, Tube, VideoConfig
 from longtake.operators.layers import Transformer, key_bias
 
@@ -47,21 +49,15 @@ class TubeEmbedding(nn.Module):
     def __init__(self, tube: Tube, clip: tuple[int, int, int], width: int) -> None:
         super().__init__()
         self.tube = tube
+        self.shape = TubeShape(tube.kernel, tube.stride, tube.offset)
         self.grid = tube.grid(clip)
         self.dense = nn.Linear(tube.kernel[0] * tube.kernel[1] * tube.kernel[2] * 3, width)
         position_ND = position_embedding(centre_positions(tube, clip), width)
         self.register_buffer("position_ND", position_ND, persistent=False)
 
     def forward(self, frames_SFHWC: Tensor) -> Tensor:
-        """Float pictures [S, F, H, W, 3] to tokens [S, N, D]."""
-        views = frames_SFHWC
-        for axis, (kernel, stride, offset) in enumerate(
-            zip(self.tube.kernel, self.tube.stride, self.tube.offset, strict=True), start=1
-        ):
-            views = views.narrow(axis, offset, views.shape[axis] - offset).unfold(axis, kernel, stride)
-        tubes = rearrange(views, "s t y x c kt ky kx -> s (t y x) (kt ky kx c)")
-        tokens_SND: Tensor = self.dense(tubes) + self.position_ND
-        return tokens_SND
+        """Float pictures [S, F, H, W, 3] to tokens [S, N, D]; the encoder embeds all kinds of tubes at once instead."""
+        return tube_tokens(frames_SFHWC, self.shape, self.dense.weight, self.dense.bias, self.get_buffer("position_ND"))
 
     def mask(self, frame_mask_SF: Tensor) -> Tensor:
         """Which tokens see at least one real picture; bool [S, N]."""
@@ -91,16 +87,28 @@ class VideoEncoder(nn.Module):
         Raises:
             ValueError: the pictures have another shape than the config's.
         """
+        features_SND, mask_SN = self.embed(frames_SFHWC, frame_mask_SF)
+        dtype = next(self.tubes.parameters()).dtype
+        return self.transformer(features_SND, key_bias(mask_SN, dtype)), mask_SN
+
+    def embed(self, frames_SFHWC: Tensor, frame_mask_SF: Tensor) -> tuple[Tensor, Tensor]:
+        """The tubes' tokens before the ViT; as `forward` otherwise."""
         if frames_SFHWC.shape[1:] != (*self.config.clip, 3) or frames_SFHWC.dtype != torch.uint8:
             raise ValueError(
                 f"pictures are {frames_SFHWC.dtype} {tuple(frames_SFHWC.shape)};"
                 f" wanted uint8 [S, {self.config.clip}, 3]"
             )
-        dtype = next(self.tubes.parameters()).dtype
-        pixels = fill_forward(frames_SFHWC, frame_mask_SF).to(dtype) / 127.5 - 1.0
-        features_SND = torch.cat([tube(pixels) for tube in self.tubes], dim=1)
-        mask_SN = torch.cat([cast(TubeEmbedding, tube).mask(frame_mask_SF) for tube in self.tubes], dim=1)
-        return self.transformer(features_SND, key_bias(mask_SN, dtype)), mask_SN
+        kinds = [cast(TubeEmbedding, tube) for tube in self.tubes]
+        features_SND = tube_embed(
+            frames_SFHWC.contiguous(),
+            [kind.shape for kind in kinds],
+            [kind.dense.weight for kind in kinds],
+            [kind.dense.bias for kind in kinds],
+            [kind.get_buffer("position_ND") for kind in kinds],
+            fill_index(frame_mask_SF),
+        )
+        mask_SN = torch.cat([kind.mask(frame_mask_SF) for kind in kinds], dim=1)
+        return features_SND, mask_SN
 
 
 class AudioEncoder(nn.Module):
@@ -134,21 +142,29 @@ class AudioEncoder(nn.Module):
             raise ValueError(
                 f"log-mel frames are {tuple(mel_SAM.shape)}; wanted [S, {self.config.frames}, {self.config.mels}]"
             )
+        features_SND, mask_SN = self.embed(mel_SAM, mask_SA)
+        return self.transformer(features_SND, key_bias(mask_SN, features_SND.dtype)), mask_SN
+
+    def embed(self, mel_SAM: Tensor, mask_SA: Tensor) -> tuple[Tensor, Tensor]:
+        """The patches' tokens before the ViT; as `forward` otherwise."""
         time, band = self.config.patch
         # Where there is no sound the spectrogram is silence.
         mel_SAM = torch.where(mask_SA[..., None], mel_SAM, -2.0).to(self.dense.weight.dtype)
         patches = rearrange(mel_SAM, "s (a t) (m b) -> s (a m) (t b)", t=time, b=band)
         mask_SN = rearrange(mask_SA, "s (a t) -> s a t", t=time).any(-1).repeat_interleave(self.config.grid[1], dim=1)
         features_SND = self.dense(patches) + self.position_ND
-        return self.transformer(features_SND, key_bias(mask_SN, features_SND.dtype)), mask_SN
+        return features_SND, mask_SN
 
 
-def fill_forward(frames_SFHWC: Tensor, mask_SF: Tensor) -> Tensor:
-    """Replace each missing picture by the last one before it, or by the first one that there is."""
-    if bool(mask_SF.all()):
-        return frames_SFHWC
+def fill_index(mask_SF: Tensor) -> Tensor | None:
+    """Which picture each place shows, int32 [S, F]: a missing one's is the last before it, or the first that there is.
+
+    None where every picture is there. A GPU is not asked: the answer would hold up the host, and no graph could hold
+    the question.
+    """
+    if mask_SF.device.type == "cpu" and bool(mask_SF.all()):
+        return None
     index_F = torch.arange(mask_SF.shape[1], device=mask_SF.device)
     last_SF = torch.where(mask_SF, index_F, -1).cummax(dim=1).values
     first_S1 = mask_SF.to(torch.int8).argmax(dim=1, keepdim=True)
-    chosen_SF = torch.where(last_SF >= 0, last_SF, first_S1)
-    return frames_SFHWC[torch.arange(len(mask_SF), device=mask_SF.device)[:, None], chosen_SF]
+    return torch.where(last_SF >= 0, last_SF, first_S1).to(torch.int32)

@@ -30,6 +30,7 @@ from longtake.pipeline.tables import (
     table_uri,
     video_filter,
 )
+from longtake.pipeline.token_columns import to_columns
 
 # Fragments of a few rows slow every scan; when a job leaves more of them than this, they are merged.
 MANY_FRAGMENTS = 32
@@ -112,23 +113,20 @@ def write_snippets(
     if not all(carried.values()):
         raise ValueError(f"the last row of {next(name for name, has in carried.items() if not has)} has no memory")
     schema = snippets_schema(metadata)
-    flat = np.concatenate([row.tokens.reshape(-1) for row in rows]) if rows else np.zeros(0, np.float32)
+    if not rows:
+        return NOTHING_WRITTEN
     columns = {
         "video_id": pa.array([row.video_id for row in rows], pa.string()),
         "snippet": pa.array([row.snippet for row in rows], pa.int32()),
         "start_ns": pa.array([row.start_ns for row in rows], pa.int64()),
         "stop_ns": pa.array([row.stop_ns for row in rows], pa.int64()),
         "pictures": pa.array([row.pictures for row in rows], pa.int32()),
-        "tokens": pa.FixedSizeListArray.from_arrays(pa.array(flat), metadata.tokens * metadata.width),
+        **to_columns(np.stack([row.tokens for row in rows]), metadata),
         "text": pa.array([row.text for row in rows], pa.string()),
         "memory": pa.array([row.memory for row in rows], pa.large_binary()),
     }
-    fragments = (
-        lance.fragment.write_fragments(
-            pa.table(columns, schema=schema), table_uri(index_uri, "snippets"), schema=schema
-        )
-        if rows
-        else []
+    fragments = lance.fragment.write_fragments(
+        pa.table(columns, schema=schema), table_uri(index_uri, "snippets"), schema=schema
     )
     return Written(fragments=tuple(fragments), spans=spans, after={video_id: after[video_id] for video_id in spans})
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from longtake.operators.checkpoint import load_model
 from longtake.operators.config import ModelConfig
-from longtake.operators.errors import InputError
+from longtake.operators.errors import IndexMismatchError, InputError
 from longtake.pipeline.actors import Session
 from longtake.pipeline.archive import find_videos
 from longtake.pipeline.committer import Committer
@@ -24,6 +24,7 @@ from longtake.pipeline.index_job import IndexJob, IndexSummary, Progress
 from longtake.pipeline.lock import IndexLock, local_path
 from longtake.pipeline.media.plan import Sampling
 from longtake.pipeline.tables import IndexMetadata, open_table
+from longtake.pipeline.token_columns import TokenStore
 from longtake.pipeline.workforce import EngineSettings
 
 __all__ = ["IndexOptions", "IndexSummary", "Progress", "index"]
@@ -36,10 +37,11 @@ class IndexOptions:
     """How to index.
 
     `into` is the index: a directory or any URI that Lance opens. `sampling` None means the index's own, or the model's
-    rate for a new index. `lanes` (videos at a time for each encoder), `decoders` and `device` ("cpu", "cuda") are
-    chosen by the machine where they are None. `rebuild` throws away what the index holds; `retry_failures` takes up the
-    failed and the partly indexed files again. `budget_bytes` bounds what is between the stages; a commit is made every
-    `commit_s` seconds. A call that runs past its deadline costs its worker; see the engine.
+    rate for a new index; `token_store` None likewise, or int8. `lanes` (videos at a time for each encoder), `decoders`
+    and `device` ("cpu", "cuda") are chosen by the machine where they are None. `rebuild` throws away what the index
+    holds; `retry_failures` takes up the failed and the partly indexed files again. `budget_bytes` bounds what is
+    between the stages; a commit is made every `commit_s` seconds. A call that runs past its deadline costs its worker;
+    see the engine.
     """
 
     into: str
@@ -49,6 +51,7 @@ class IndexOptions:
     lanes: int | None = None
     decoders: int | None = None
     device: Literal["cpu", "cuda"] | None = None
+    token_store: TokenStore | None = None
     ray_address: str | None = None
     rebuild: bool = False
     retry_failures: bool = False
@@ -94,8 +97,14 @@ def index(
             width=config.width,
             rate_hz=sampling.rate_hz,
             frames=sampling.frames,
+            token_store=options.token_store or "int8",
         )
         committer = Committer(options.into, metadata, rebuild=options.rebuild)
+        if options.token_store not in (None, committer.metadata.token_store):
+            raise IndexMismatchError(
+                f"{options.into}: stores tokens as {committer.metadata.token_store}, not {options.token_store}; "
+                "use another index, or --rebuild to index everything again"
+            )
         committer.delete_orphans()
         job = IndexJob(uris, committer, sampling, retry_failures=options.retry_failures, on_progress=on_progress)
         if job.has_work:

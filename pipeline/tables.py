@@ -24,8 +24,9 @@ import numpy as np
 import pyarrow as pa
 
 from longtake.operators.errors import IndexMismatchError, InputError
+from longtake.pipeline.token_columns import TokenStore, from_columns, token_fields
 
-FORMAT = 1
+FORMAT = 2
 TABLES = ("videos", "failures", "snippets")  # in the order of their creation: the last one makes an index whole
 Status = Literal["indexing", "done", "partial", "failed"]
 
@@ -37,8 +38,9 @@ _KEY = {"lance-schema:unenforced-primary-key": "true"}
 class IndexMetadata:
     """What an index's tables say about themselves, in each schema's metadata.
 
-    `tokens` and `width` are a snippet's tokens: float32 [tokens, width]. `rate_hz` or `frames` is the sampling that the
-    index was created with, and that later runs use when they name none; exactly one is set.
+    `tokens` and `width` are a snippet's tokens: float32 [tokens, width], stored as `token_store` says. `rate_hz` or
+    `frames` is the sampling that the index was created with, and that later runs use when they name none; exactly one
+    is set.
     """
 
     model: str
@@ -47,6 +49,7 @@ class IndexMetadata:
     width: int
     rate_hz: float | None = None
     frames: int | None = None
+    token_store: TokenStore = "int8"
     format: int = FORMAT
 
     def to_schema(self) -> dict[str, str]:
@@ -115,7 +118,7 @@ def videos_schema(metadata: IndexMetadata) -> pa.Schema:
 
 
 def snippets_schema(metadata: IndexMetadata) -> pa.Schema:
-    """One row a snippet; `tokens` is float32 [tokens * width], `pictures` counts its unmasked frames."""
+    """One row a snippet; `pictures` counts its unmasked frames. See `token_columns` for its tokens."""
     return pa.schema(
         [
             pa.field("video_id", pa.string(), nullable=False, metadata=_KEY),
@@ -123,7 +126,7 @@ def snippets_schema(metadata: IndexMetadata) -> pa.Schema:
             pa.field("start_ns", pa.int64(), nullable=False),
             pa.field("stop_ns", pa.int64(), nullable=False),
             pa.field("pictures", pa.int32(), nullable=False),
-            pa.field("tokens", pa.list_(pa.float32(), metadata.tokens * metadata.width), nullable=False),
+            *token_fields(metadata),
             pa.field("text", pa.string(), nullable=False),
             pa.field("memory", pa.large_binary()),
         ],
@@ -238,13 +241,6 @@ def video_filter(video_id: str) -> str:
     return f"video_id = '{escaped}'"
 
 
-def tokens_as_array(column: pa.ChunkedArray, tokens: int, width: int) -> np.ndarray:
-    """A fixed-size-list column as float32 [rows, tokens, width]."""
-    parts = [np.asarray(chunk.flatten()) for chunk in column.chunks]
-    flat = np.concatenate(parts) if parts else np.zeros(0, np.float32)
-    return flat.reshape(-1, tokens, width)
-
-
 class IndexReader:
     """An index as it stood at one moment: whole commits only, however much is being written meanwhile.
 
@@ -331,9 +327,10 @@ class IndexReader:
         where = f"{video_filter(video_id)} AND snippet >= {int(first)}"
         if stop is not None:
             where += f" AND snippet < {int(stop)}"
-        table = self._snippets.to_table(columns=["snippet", "start_ns", "stop_ns", "tokens", "text"], filter=where)
+        stored = [field.name for field in token_fields(self.metadata)]
+        table = self._snippets.to_table(columns=["snippet", "start_ns", "stop_ns", "text", *stored], filter=where)
         order = np.argsort(table["snippet"].to_numpy(), kind="stable")
-        tokens = tokens_as_array(table["tokens"], self.metadata.tokens, self.metadata.width)[order]
+        tokens = from_columns({name: table[name] for name in stored}, self.metadata)[order]
         start_ns, stop_ns = table["start_ns"].to_numpy()[order], table["stop_ns"].to_numpy()[order]
         texts: Sequence[str] = table["text"].to_pylist()
         return tokens, start_ns, stop_ns, [texts[row] for row in order]

@@ -18,7 +18,7 @@ from longtake.operators.encoders import (
     TubeEmbedding,
     VideoEncoder,
     centre_positions,
-    fill_forward,
+    fill_index,
     position_embedding,
 )
 
@@ -129,12 +129,11 @@ def test_positions_survive_a_move_to_bfloat16_and_are_not_stored(small_config: C
 
 
 def test_missing_pictures_show_the_last_one_before_them() -> None:
-    frames = torch.arange(5, dtype=torch.uint8).reshape(1, 5, 1, 1, 1).expand(3, -1, 2, 2, 3)
     mask = torch.tensor([[True, False, False, True, False], [False, False, True, False, True], [False] * 5])
-    shown = fill_forward(frames, mask)[:, :, 0, 0, 0]
-    assert shown[0].tolist() == [0, 0, 0, 3, 3]
-    assert shown[1].tolist() == [2, 2, 2, 2, 4]
-    assert shown.shape == (3, 5)
+    shown = fill_index(mask)
+    assert shown is not None and shown.dtype == torch.int32
+    assert shown.tolist() == [[0, 0, 0, 3, 3], [2, 2, 2, 2, 4], [0] * 5]
+    assert fill_index(torch.ones(2, 5, dtype=torch.bool)) is None, "nothing is to be copied"
 
 
 def test_what_missing_pictures_hold_does_not_matter(small_config: Configs) -> None:

@@ -16,7 +16,7 @@ from longtake.pipeline.committer import Committer, SnippetRow, Written, write_sn
 from longtake.pipeline.lock import IndexLock, local_path
 from longtake.pipeline.tables import FailureRow, IndexMetadata, IndexReader, VideoRow, table_uri
 
-METADATA = IndexMetadata(model="tiny", fingerprint="aa", tokens=2, width=3, rate_hz=8.0)
+METADATA = IndexMetadata(model="tiny", fingerprint="aa", tokens=2, width=3, rate_hz=8.0, token_store="float32")
 
 
 def rows(video_id: str, first: int, stop: int, memory: bytes | None = b"memory") -> list[SnippetRow]:
