@@ -13,6 +13,7 @@ from longtake.jobs import (
     bench_kernels,
     bench_memory,
     bench_model,
+    bench_step,
 )
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ examples:
   longtake bench memory film.webm             memory on an hour of video beside five minutes
   longtake bench kernels --op token_summary   a Triton program beside torch.compile and the GPU's own limits
   longtake bench model --preset base          encoding and combining, by the length of a video
+  longtake bench step --lanes 16              a step of the Token Turing Machine
   longtake bench compare A.json B.json        two runs of that beside each other
   longtake bench binaries --target sm_90      registers, spills and shared memory, without a GPU
 
@@ -47,6 +49,7 @@ MODEL_BENCHES: dict[str, Bench] = {"index": bench_index, "ask": bench_ask, "memo
 KERNEL_BENCHES: dict[str, Bench] = {
     "kernels": bench_kernels,
     "model": bench_model,
+    "step": bench_step,
     "compare": bench_compare,
     "binaries": bench_binaries,
 }

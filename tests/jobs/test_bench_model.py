@@ -63,3 +63,15 @@ def test_joint_attention_reads_all_snippets_of_a_video_and_no_other() -> None:
     tokens = before.shape[1] // 2
     assert not moved[0].any()
     assert (moved[1].amax(dim=-1) > 1e-6).all() and before.shape == (2, 2 * tokens, 96)
+
+
+def test_a_step_of_the_ttm_is_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "step.json"
+    assert main(["bench", "step", "--preset", "tiny", "--lanes", "3", "--out", str(out)]) == 0
+    kept = json.loads(out.read_text())
+    tiny = presets.tiny()
+    tokens = sum(t * y * x for t, y, x in (tube.grid(tiny.video.clip) for tube in tiny.video.tubes)) + 8
+    assert (kept["tokens_in"], kept["memory"], kept["lanes"]) == (tokens, 96, 3)
+    assert f"3 lanes, {tokens} tokens in, a memory of 96: eager " in capsys.readouterr().out
+    assert kept["eager"]["ms"] > 0
+    assert (kept["ours"] is not None) == torch.cuda.is_available()
