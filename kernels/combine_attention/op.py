@@ -131,35 +131,37 @@ def forward_op(
     if parts > 1:
         part_outs = q.new_empty((parts, *q.shape), dtype=torch.float32)
         part_lses = q.new_empty((parts, *lse.shape), dtype=torch.float32)
-    kernel.forward_program[(batch * heads * parts,)](
-        q,
-        part_outs,
-        part_lses,
-        **_source_arguments(out, sources, masks),
-        **_size_arguments(q),
-        parts=parts,
-        part_blocks=part_blocks,
-        scale=scale,
-        BLOCK_M=settings.block_m,
-        BLOCK_N=settings.block_n,
-        BLOCK_E=settings.block_e,
-        num_warps=settings.warps,
-        num_stages=settings.stages,
-    )
-    if parts > 1:
-        rows = batch * queries * heads
-        kernel.merge_program[(rows,)](
+    with torch.cuda.device_of(q):
+        kernel.forward_program[(batch * heads * parts,)](
+            q,
             part_outs,
             part_lses,
-            out,
-            lse,
-            rows,
-            parts,
-            E=width,
-            BLOCK_P=MOST_PARTS,
+            **_source_arguments(out, sources, masks),
+            **_size_arguments(q),
+            parts=parts,
+            part_blocks=part_blocks,
+            scale=scale,
+            BLOCK_M=settings.block_m,
+            BLOCK_N=settings.block_n,
             BLOCK_E=settings.block_e,
-            num_warps=1,
+            num_warps=settings.warps,
+            num_stages=settings.stages,
         )
+    if parts > 1:
+        rows = batch * queries * heads
+        with torch.cuda.device_of(q):
+            kernel.merge_program[(rows,)](
+                part_outs,
+                part_lses,
+                out,
+                lse,
+                rows,
+                parts,
+                E=width,
+                BLOCK_P=MOST_PARTS,
+                BLOCK_E=settings.block_e,
+                num_warps=1,
+            )
     return out, lse
 
 
@@ -188,24 +190,25 @@ def backward_op(
     settings = choose(backward_settings(target_of(q), q.dtype), queries, width)
     parts, part_blocks = settings.parts(batch * heads, tuple(source.shape[1] for source in sources))
     dq = q.new_empty((parts, *q.shape), dtype=q.dtype if parts == 1 else torch.float32)
-    kernel.backward_program[(batch * heads * parts,)](
-        q,
-        out,
-        lse,
-        grad.contiguous(),
-        dq,
-        **_four("dkv", dsources, absent=out),
-        **_source_arguments(out, sources, masks),
-        **_size_arguments(q),
-        parts=parts,
-        part_blocks=part_blocks,
-        scale=scale,
-        BLOCK_M=settings.block_m,
-        BLOCK_N=settings.block_n,
-        BLOCK_E=settings.block_e,
-        num_warps=settings.warps,
-        num_stages=settings.stages,
-    )
+    with torch.cuda.device_of(q):
+        kernel.backward_program[(batch * heads * parts,)](
+            q,
+            out,
+            lse,
+            grad.contiguous(),
+            dq,
+            **_four("dkv", dsources, absent=out),
+            **_source_arguments(out, sources, masks),
+            **_size_arguments(q),
+            parts=parts,
+            part_blocks=part_blocks,
+            scale=scale,
+            BLOCK_M=settings.block_m,
+            BLOCK_N=settings.block_n,
+            BLOCK_E=settings.block_e,
+            num_warps=settings.warps,
+            num_stages=settings.stages,
+        )
     return [dq[0] if parts == 1 else dq.sum(dim=0).to(q.dtype), *dsources]
 
 

@@ -118,16 +118,17 @@ def _launch(kernel: Any, tokens_like: Tensor, per_token: int, **arguments: Any) 
         return
     group = tokens_like.shape[-1] // per_token
     chosen = settings(target_of(tokens_like), group)
-    kernel[(-(-groups // chosen.rows),)](
-        **arguments,
-        groups=groups,
-        PER_TOKEN=per_token,
-        GROUP=group,
-        MAIN=chosen.main,
-        TAIL=chosen.tail,
-        ROWS=chosen.rows,
-        num_warps=chosen.warps,
-    )
+    with torch.cuda.device_of(tokens_like):
+        kernel[(-(-groups // chosen.rows),)](
+            **arguments,
+            groups=groups,
+            PER_TOKEN=per_token,
+            GROUP=group,
+            MAIN=chosen.main,
+            TAIL=chosen.tail,
+            ROWS=chosen.rows,
+            num_warps=chosen.warps,
+        )
 
 
 @torch.library.custom_op("longtake::token_encode", mutates_args=())

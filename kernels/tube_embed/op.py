@@ -195,14 +195,15 @@ def forward_op(
         blocks = -(-rows // settings.rows) * -(-width // settings.columns)
         if not blocks:
             continue
-        kernel.forward_kernel[(blocks,)](
-            weight=weights[number].contiguous(),
-            bias=biases[number].contiguous(),
-            position=positions[number].contiguous() if positions else None,
-            out=out[:, start:stop],
-            stride_o=out.stride(0),
-            **_arguments(frames, index, tube, width, dtype, settings),
-        )
+        with torch.cuda.device_of(frames):
+            kernel.forward_kernel[(blocks,)](
+                weight=weights[number].contiguous(),
+                bias=biases[number].contiguous(),
+                position=positions[number].contiguous() if positions else None,
+                out=out[:, start:stop],
+                stride_o=out.stride(0),
+                **_arguments(frames, index, tube, width, dtype, settings),
+            )
     return out
 
 
@@ -244,13 +245,14 @@ def weight_gradients_op(
         partial = frames.new_empty((chunks, width, tube.depth), dtype=torch.float32)
         if chunks:
             blocks = -(-width // settings.columns) * -(-tube.depth // settings.depth)
-            kernel.weight_gradient_kernel[(blocks, chunks)](
-                gradient=gradient[:, start:stop],
-                partial=partial,
-                chunk=chunk,
-                stride_g=gradient.stride(0),
-                **_arguments(frames, index, tube, width, dtype, settings),
-            )
+            with torch.cuda.device_of(frames):
+                kernel.weight_gradient_kernel[(blocks, chunks)](
+                    gradient=gradient[:, start:stop],
+                    partial=partial,
+                    chunk=chunk,
+                    stride_g=gradient.stride(0),
+                    **_arguments(frames, index, tube, width, dtype, settings),
+                )
         found.append(partial.sum(dim=0).to(dtype))
     return found
 
