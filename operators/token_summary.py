@@ -1,14 +1,16 @@
 """The token summary with its learned importance (Token Turing Machines, arXiv 2211.09119, section 3.1).
 
-Shapes: B batch, N tokens, k summary tokens, D width.
+Shapes: B batch, N tokens of all sources together, k summary tokens, D width.
 """
 
 from __future__ import annotations
 
-import torch.nn.functional as F
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 
-from longtake.kernels.token_summary.reference import token_summary
+from longtake.kernels.token_summary.op import token_summary
 
 
 class TokenSummary(nn.Module):
@@ -26,8 +28,31 @@ class TokenSummary(nn.Module):
         self.up = nn.Linear(width, hidden)
         self.down = nn.Linear(hidden, summaries)
 
-    def forward(self, tokens_BND: Tensor, mask_BN: Tensor | None = None) -> Tensor:
-        """Summarise [B, N, D] to [B, k, D] of the same dtype; tokens where the mask is False take no part."""
-        normed_BND = self.norm(tokens_BND.to(self.up.weight.dtype))
-        logits_BNk = self.down(F.gelu(self.up(normed_BND), approximate="tanh"))
-        return token_summary(tokens_BND, logits_BNk, mask_BN)
+    def forward(
+        self,
+        sources: Sequence[Tensor],
+        masks: Sequence[Tensor | None] | None = None,
+        position_ND: Tensor | None = None,
+        out_dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """Summarise the tokens of up to three sources to [B, k, D].
+
+        Args:
+            sources: each [B, N_i, D]; their dtypes may differ.
+            masks: for each source None, or bool [B, N_i]: tokens that are False take no part.
+            position_ND: added to the tokens of all sources, in their order, and so part of what is mixed.
+            out_dtype: by default the promotion of the sources' dtypes.
+        """
+        return token_summary(
+            sources,
+            [None] * len(sources) if masks is None else masks,
+            self.norm.weight,
+            self.norm.bias,
+            self.up.weight,
+            self.up.bias,
+            self.down.weight,
+            self.down.bias,
+            position_ND,
+            eps=self.norm.eps,
+            out_dtype=out_dtype,
+        )

@@ -51,17 +51,13 @@ class TokenTuringUnit(nn.Module):
             the next memory, float32 [B, K, D], and the output tokens, [B, R, D].
         """
         # Both summaries mix in float32: the memory is never rounded to the weights' dtype.
-        seen_BND = torch.cat([memory_BKD, input_BND.float()], dim=1)
-        seen_mask = None if mask_BN is None else _pad_true(mask_BN, memory_BKD.shape[1], 0)
-        read_from = seen_BND if self.read_position_ND is None else seen_BND + self.read_position_ND.float()
-        read_BRD = self.read(read_from, seen_mask).to(self.position_RD.dtype)
+        weights = self.position_RD.dtype
+        sources, masks = [memory_BKD, input_BND], [None, mask_BN]
+        read_BRD = self.read(sources, masks, self.read_position_ND, weights)
         output_BRD: Tensor = self.processor(read_BRD + self.position_RD)
-
-        written_BND = torch.cat([seen_BND, output_BRD.float()], dim=1)
-        written_mask = None if seen_mask is None else _pad_true(seen_mask, 0, output_BRD.shape[1])
-        if self.write_position_ND is not None:
-            written_BND = written_BND + self.write_position_ND.float()
-        next_BKD: Tensor = self.write(written_BND, written_mask)
+        next_BKD: Tensor = self.write(
+            [*sources, output_BRD], [*masks, None], self.write_position_ND, out_dtype=torch.float32
+        )
         return next_BKD, output_BRD
 
 
@@ -102,8 +98,3 @@ def input_tokens(config: ModelConfig) -> int:
     grids = [tube.grid(config.video.clip) for tube in config.video.tubes]
     times, bands = config.audio.grid
     return sum(frames * rows * columns for frames, rows, columns in grids) + times * bands
-
-
-def _pad_true(mask_BN: Tensor, before: int, after: int) -> Tensor:
-    """The mask with tokens that are always seen before and after it."""
-    return nn.functional.pad(mask_BN, (before, after), value=True)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from longtake.kernels.token_summary.reference import token_summary
+from longtake.kernels.token_summary.reference import softmax_pool
 from longtake.operators.combiners.ttm import TokenTuringUnit
 from longtake.operators.config import CombinerConfig, TransformerConfig
 from longtake.operators.token_summary import TokenSummary
@@ -165,8 +165,8 @@ def test_masked_tokens_take_no_part_in_a_summary() -> None:
     torch.manual_seed(0)
     tokens, logits = torch.randn(2, 9, 5), torch.randn(2, 9, 3)
     mask = torch.tensor([[True] * 4 + [False] * 5, [False] * 9])
-    pooled = token_summary(tokens, logits, mask)
-    torch.testing.assert_close(pooled[0], token_summary(tokens[:1, :4], logits[:1, :4])[0], rtol=0, atol=1e-6)
+    pooled = softmax_pool(tokens, logits, mask)
+    torch.testing.assert_close(pooled[0], softmax_pool(tokens[:1, :4], logits[:1, :4])[0], rtol=0, atol=1e-6)
     assert torch.equal(pooled[1], torch.zeros(3, 5))
     # A convex mix stays inside the range of what it mixes.
     assert (pooled[0] <= tokens[0, :4].max(0).values + 1e-6).all()
@@ -178,9 +178,9 @@ def test_masked_tokens_take_no_part_in_a_summary() -> None:
 )
 def test_a_summary_of_wrong_shapes_is_refused(tokens: tuple[int, ...], logits: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="wanted"):
-        token_summary(torch.randn(tokens), torch.randn(logits))
+        softmax_pool(torch.randn(tokens), torch.randn(logits))
     with pytest.raises(ValueError, match="mask"):
-        token_summary(torch.randn(2, 9, 5), torch.randn(2, 9, 3), torch.ones(2, 8, dtype=torch.bool))
+        softmax_pool(torch.randn(2, 9, 5), torch.randn(2, 9, 3), torch.ones(2, 8, dtype=torch.bool))
     with pytest.raises(ValueError, match=">= 1"):
         TokenSummary(8, 0)
 
