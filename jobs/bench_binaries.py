@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from longtake.operators.errors import InputError
 
 if TYPE_CHECKING:
-    from longtake.kernels.binaries import Binary
+    from longtake.kernels.bench.binaries import Binary
 
 MOST_WORKERS = 8
 
@@ -36,8 +36,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Compile, print, keep."""
     from longtake.jobs.bench_record import write_record
-    from longtake.kernels.binaries import compile_programs
-    from longtake.kernels.suites import cases_module, op_names
+    from longtake.kernels.bench.binaries import compile_programs
+    from longtake.kernels.bench.suites import cases_module, op_names
     from longtake.kernels.targets import TARGETS
 
     ops = chosen("--op", args.op, op_names())

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from longtake.jobs.text_table import text_table
-from longtake.kernels.measure import COMPILE, EAGER, MAX_AUTOTUNE
+from longtake.kernels.bench.measure import COMPILE, EAGER, MAX_AUTOTUNE
 
-# One row of a record, as `longtake.kernels.measure.Row.as_dict` makes it.
+# One row of a record, as `longtake.kernels.bench.measure.Row.as_dict` makes it.
 RowDict = dict[str, Any]
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from longtake.operators.errors import InputError
 
 if TYPE_CHECKING:
-    from longtake.kernels.case import Case, Suite
-    from longtake.kernels.measure import Machine, Row
+    from longtake.kernels.bench.case import Case, Suite
+    from longtake.kernels.bench.measure import Machine, Row
 
 DEFAULT_OUT = "bench-kernels"
 DEFAULT_MINUTES = 8.0
@@ -56,8 +56,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Measure, print, keep."""
     from longtake.jobs.bench_binaries import chosen
+    from longtake.kernels.bench.suites import load_suite, op_names
     from longtake.kernels.dispatch import VARIABLE
-    from longtake.kernels.suites import load_suite, op_names
 
     if args.minutes <= 0:
         raise InputError(f"--minutes must be above 0, not {args.minutes:g}")
@@ -76,9 +76,9 @@ def choose_machine(suites: Sequence[Suite], quick: bool) -> tuple[bool, Machine]
     """Whether there is a GPU to time on, and what a run does there, or else on the CPU."""
     import torch
 
+    from longtake.kernels.bench.measure import Machine, torch_compilers
+    from longtake.kernels.bench.timing import cpu_timer, gpu_timer, measure_ceilings
     from longtake.kernels.dispatch import is_interpreted
-    from longtake.kernels.measure import Machine, torch_compilers
-    from longtake.kernels.timing import cpu_timer, gpu_timer, measure_ceilings
 
     if not torch.cuda.is_available() or is_interpreted():
         cpu = Machine(device=torch.device("cpu"), timer=cpu_timer, ours="left out", libraries=False)
@@ -140,8 +140,8 @@ def measure(
 ) -> dict[str, Any]:
     """The record of a run. It is written after every step, so that a run that is cut off keeps what it had."""
     from longtake.jobs.bench_record import record, write_json
-    from longtake.kernels.evaluation import DeadDeviceError
-    from longtake.kernels.measure import measure_suite
+    from longtake.kernels.bench.evaluation import DeadDeviceError
+    from longtake.kernels.bench.measure import measure_suite
 
     kept: dict[str, Any] = record(
         "kernels",

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longtake.kernels.timing import Timing, cpu_timer, gpu_timer
+from longtake.kernels.bench.timing import Timing, cpu_timer, gpu_timer
 from longtake.operators.combiners import Features
 from longtake.operators.combiners.ttm import TTMCombiner
 from longtake.operators.config import ModelConfig

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longtake.kernels.case import Case, Inputs, Suite, Work
+from longtake.kernels.bench.case import Case, Inputs, Suite, Work
 from longtake.kernels.combine_attention.op import MOST_SOURCES, forward_op
 from longtake.kernels.combine_attention.reference import combine_attention as reference
 from longtake.kernels.combine_attention.settings import (

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longtake.kernels.case import Case, Inputs, Suite, Work
+from longtake.kernels.bench.case import Case, Inputs, Suite, Work
 from longtake.kernels.targets import Program, TargetName
 from longtake.kernels.token_codec import reference
 from longtake.kernels.token_codec.op import decode_op, encode_op

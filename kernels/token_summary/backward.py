@@ -102,7 +102,7 @@ def second_sweep(
     inside = rows < count
     safe_rows = rows_of_block(row, count, ROWS)
     out = token_gradient + rows.to(tl.int64)[:, None] * width
-    for start in tl.range(0, width, COLUMNS, num_stages=2):
+    for start in tl.range(0, width, COLUMNS, num_stages=3):
         here = start + tl.arange(0, COLUMNS)
         upstream = load_matrix(gradient, summaries[:, None], here[None, :], width, K, width, K == SUMMARIES, EVEN)
         high = load_matrix(parts, hidden[:, None], here[None, :], width, H, width, H == HIDDEN, EVEN)
@@ -225,7 +225,7 @@ def weights_program(
 ):  # fmt: skip
     """The first layer's gradients times a source's normalised tokens, [groups, shares, H, width].
 
-    One program a tile of the width, a group of lanes and a share, which is every so manieth block of each.
+    One program a tile of the width, a group of lanes and a share: blocks are dealt out to the shares in turn.
     """
     tiles = tl.cdiv(width, COLUMNS)
     tile_number = tl.program_id(0) % tiles

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from longtake.kernels.case import Case, Inputs, Suite, Work
+from longtake.kernels.bench.case import Case, Inputs, Suite, Work
 from longtake.kernels.targets import Program, TargetName
 from longtake.kernels.token_summary import reference, settings
 from longtake.kernels.token_summary.op import by_program, kind_of

@@ -2,7 +2,7 @@
 
 `logits_program`: one program a lane and block of tokens sweeps its rows once, tile by tile of the width, for the first
 layer's product and for the mean and variance at the same time (`tiles.measured_product`), and writes the block's logits
-and its softmax maximum and sum. `mix_program`: one program a lane, tile of the width and share of the tokens. Its
+and the largest of each summary. `mix_program`: one program a lane, tile of the width and share of the tokens. Its
 logits, 4 k bytes a token, come from the L2 cache to all tiles but the first.
 
 Tokens are read twice in all, and nothing is concatenated: blocks never cross from one source to the next, and a
@@ -248,8 +248,8 @@ def mix_program(
 ):  # fmt: skip
     """Second pass: out [shares, lanes, K, width] and softmax [shares, lanes, 2, K] (see `store_share`).
 
-    One program a lane, share and tile of the width. A share is every so manieth block of each source, so that all
-    have as much of those that cost more.
+    One program a lane, share and tile of the width. Blocks are dealt out to the shares in turn, source by source, so
+    that each has its part of those that cost more.
     """
     tiles = tl.cdiv(width, COLUMNS)
     tile = tl.program_id(0) % tiles

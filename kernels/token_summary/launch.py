@@ -23,7 +23,7 @@ from longtake.kernels.token_summary.settings import EXACT_ROWS, MOST_SHARES, Kin
 
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 # Of the programs that only add up: rows and columns of a block.
-SMALL = Tile(4, 256, 4, 3)
+SMALL = Tile(2, 512, 4, 3)
 FINISH = Tile(0, 32, 4, 3)
 
 Arguments: TypeAlias = dict[str, "Tensor | int | float | None"]

@@ -34,7 +34,7 @@ def whole_program(
 ):  # fmt: skip
     """out [shares, lanes, K, width] and softmax [shares, lanes, 2, K] (see `store_share`).
 
-    One program a lane and share, which is every so manieth block.
+    One program a lane and share: blocks are dealt out to the shares in turn.
     """
     part = tl.program_id(0) % shares
     lane = (tl.program_id(0) // shares).to(tl.int64)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longtake.kernels.case import Case, Inputs, Suite, Work
+from longtake.kernels.bench.case import Case, Inputs, Suite, Work
 from longtake.kernels.targets import Program, TargetName
 from longtake.kernels.tube_embed.op import constants, forward_op
 from longtake.kernels.tube_embed.reference import TubeShape, show

@@ -20,12 +20,12 @@ from torch import Tensor
 from longtake.jobs import bench_kernel_files, bench_kernels
 from longtake.jobs.bench_kernel_report import geometric_mean, make_summary, make_tables
 from longtake.jobs.main import main
-from longtake.kernels.case import Case, Inputs, Suite, Work
-from longtake.kernels.gate import check, judge
-from longtake.kernels.measure import COMPILE, EAGER, MAX_AUTOTUNE, TIME_IS_UP, Machine, Row, measure_suite
-from longtake.kernels.suites import op_names
-from longtake.kernels.timing import Ceilings, Timing, cpu_timer, limit_of, measure_ceilings
-from longtake.kernels.tolerance import closeness
+from longtake.kernels.bench.case import Case, Inputs, Suite, Work
+from longtake.kernels.bench.gate import check, judge
+from longtake.kernels.bench.measure import COMPILE, EAGER, MAX_AUTOTUNE, TIME_IS_UP, Machine, Row, measure_suite
+from longtake.kernels.bench.suites import op_names
+from longtake.kernels.bench.timing import Ceilings, Timing, cpu_timer, limit_of, measure_ceilings
+from longtake.kernels.bench.tolerance import closeness
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
@@ -273,8 +273,8 @@ def test_a_wrong_kernel_ends_the_run_with_1(tmp_path: Path, capsys: pytest.Captu
 def test_a_dead_gpu_ends_the_run_and_keeps_what_there_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from longtake.kernels import measure
-    from longtake.kernels.evaluation import DeadDeviceError
+    from longtake.kernels.bench import measure
+    from longtake.kernels.bench.evaluation import DeadDeviceError
 
     def dies(device: torch.device) -> None:
         raise DeadDeviceError("CUDA error: an illegal memory access was encountered")

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from longtake.kernels.tolerance import closeness
+from longtake.kernels.bench.tolerance import closeness
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def assert_as_exact_as_torch(ours: Tensor, plain: Tensor, exact: Tensor, what: str = "") -> None:
-    """`ours` is exact enough by the rule of `longtake.kernels.tolerance.closeness`; `exact` is float64."""
+    """`ours` is exact enough by the rule of `longtake.kernels.bench.tolerance.closeness`; `exact` is float64."""
     assert ours.shape == exact.shape and ours.dtype == plain.dtype, (what, ours.shape, exact.shape, ours.dtype)
     assert bool(torch.isfinite(ours).all()), f"{what}: not finite"
     found = closeness(ours, plain, exact)

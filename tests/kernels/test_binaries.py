@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from longtake.kernels.binaries import (
+from longtake.kernels.bench.binaries import (
     Binary,
     assembly_figures,
     code_bytes,
     compile_programs,
 )
+from longtake.kernels.bench.suites import cases_module, op_names
 from longtake.kernels.errors import LongTakeError
-from longtake.kernels.suites import cases_module, op_names
 from longtake.kernels.targets import SHARED_MEMORY, TARGETS, TargetName
 
 # Programs of all kinds, among them some that must not be shipped. Where a label says so the process dies of it.
@@ -180,7 +180,7 @@ def test_the_command_prints_the_table_and_ends_with_1_for_a_fault(tmp_path: Path
     (tmp_path / "made_programs.py").write_text(MODULE)
     program = """
 import sys
-from longtake.kernels import suites
+from longtake.kernels.bench import suites
 suites.op_names = lambda: ("made",)
 suites.cases_module = lambda op: "made_programs"
 from longtake.jobs.main import main

@@ -7,7 +7,7 @@ import torch
 from tests.kernels.checks import DEVICE, assert_as_exact_as_torch, gradients, surrounded
 from torch import Tensor
 
-from longtake.kernels.case import Case
+from longtake.kernels.bench.case import Case
 from longtake.kernels.errors import KernelUnavailableError
 from longtake.kernels.token_codec import cases, reference
 from longtake.kernels.token_codec.op import (

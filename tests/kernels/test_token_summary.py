@@ -369,11 +369,14 @@ def arguments(inputs: Made, out_dtype: torch.dtype) -> tuple[object, ...]:
     return *lists, 1e-6, out_dtype, False, True
 
 
-@pytest.mark.parametrize("position", [False, True])
-@pytest.mark.parametrize("size", ["primes", "one pass"])
-def test_pytorch_finds_the_op_sound(size: str, position: bool) -> None:
-    inputs = made(SIZES[size], position=position)
-    given = arguments(inputs, float32)
+@pytest.mark.parametrize(
+    ("sizes", "mix", "position"),
+    [((2, (5, 3), 8, 2, 4), "a float32 memory", True), ((1, (20,), 16, 2, 4), "bfloat16", False)],
+    ids=["two passes", "one pass"],
+)
+def test_pytorch_finds_the_op_sound(sizes: Sizes, mix: str, position: bool) -> None:
+    inputs = made(sizes, MIXES[mix], position=position)
+    given = arguments(inputs, bfloat16)
     torch.library.opcheck(torch.ops.longtake.token_summary.default, given)
     with torch.no_grad():
         saved = torch.ops.longtake.token_summary(*given)

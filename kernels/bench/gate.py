@@ -10,10 +10,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from longtake.kernels.case import Call, Case, Inputs, Suite
-from longtake.kernels.evaluation import Results, evaluate, first_line, in_dtype, release, require_alive, synchronize
-from longtake.kernels.timing import dtype_name
-from longtake.kernels.tolerance import closeness
+from longtake.kernels.bench.case import Call, Case, Inputs, Suite
+from longtake.kernels.bench.evaluation import (
+    Results,
+    evaluate,
+    first_line,
+    in_dtype,
+    release,
+    require_alive,
+    synchronize,
+)
+from longtake.kernels.bench.timing import dtype_name
+from longtake.kernels.bench.tolerance import closeness
 
 # Beyond so many operations the exact result is computed in float32: float64 is slow on many GPUs.
 MOST_FLOAT64_FLOPS = 2e13

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longtake.kernels.case import Call, Inputs
+from longtake.kernels.bench.case import Call, Inputs
 
 
 class DeadDeviceError(RuntimeError):

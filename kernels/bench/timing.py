@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from longtake.kernels.case import Work
+from longtake.kernels.bench.case import Work
 
 Act: TypeAlias = Callable[[], object]
 Timer: TypeAlias = Callable[[Act], "Timing"]

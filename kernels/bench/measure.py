@@ -11,8 +11,8 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
-from longtake.kernels.case import Call, Case, Inputs, Suite
-from longtake.kernels.evaluation import (
+from longtake.kernels.bench.case import Call, Case, Inputs, Suite
+from longtake.kernels.bench.evaluation import (
     DeadDeviceError,
     as_tuple,
     differentiable,
@@ -22,8 +22,8 @@ from longtake.kernels.evaluation import (
     release,
     require_alive,
 )
-from longtake.kernels.gate import Verdict, check
-from longtake.kernels.timing import Act, Ceilings, Timer, Timing, dtype_name, limit_of
+from longtake.kernels.bench.gate import Verdict, check
+from longtake.kernels.bench.timing import Act, Ceilings, Timer, Timing, dtype_name, limit_of
 
 Compiler: TypeAlias = Callable[[Call], Call]
 

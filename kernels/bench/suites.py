@@ -1,16 +1,16 @@
-"""Which ops there are: every folder beside this file that has a `cases.py`. A new op needs no list to be extended."""
+"""Which ops there are: every folder of `kernels` that has a `cases.py`. A new op needs no list to be extended."""
 
 from __future__ import annotations
 
 import importlib
 from pathlib import Path
 
-from longtake.kernels.case import Suite
+from longtake.kernels.bench.case import Suite
 
 
 def op_names() -> tuple[str, ...]:
     """The names of all ops with cases, sorted."""
-    return tuple(sorted(path.parent.name for path in Path(__file__).parent.glob("*/cases.py")))
+    return tuple(sorted(path.parent.name for path in Path(__file__).parents[1].glob("*/cases.py")))
 
 
 def cases_module(op: str) -> str:

@@ -108,7 +108,7 @@ def _compile_part(job: dict[str, Any]) -> Iterator[Binary]:
     env["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     done = 0
     while True:
-        command = [sys.executable, "-m", "longtake.kernels.binaries", json.dumps({**job, "done": done})]
+        command = [sys.executable, "-m", "longtake.kernels.bench.binaries", json.dumps({**job, "done": done})]
         begun: Binary | None = None
         with tempfile.TemporaryFile("w+") as said:
             process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=said, text=True)
