@@ -22,6 +22,8 @@ HOMES = {
     "av": ("pipeline/",),
     "decord": ("pipeline/",),
     "argparse": ("jobs/",),
+    "transformers": ("operators/vlm/",),
+    "huggingface_hub": ("operators/vlm/",),
 }
 BLOCKED_ON_A_GPU_MACHINE = ("ray", "lance", "av", "decord")
 

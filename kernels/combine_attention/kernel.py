@@ -13,9 +13,6 @@ Layouts: q [B, m, H, E] and sources [B, N, 2, H, E] with free batch and row stri
 [parts, B, m, H, E], log-sum-exp [parts, B, m, H] and dkv [B, N, 2, H, E] contiguous. An absent source has no keys.
 """
 
-# Triton compiles these functions; a type checker sees neither their arguments nor the decorator.
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-
 from __future__ import annotations
 
 import triton

@@ -15,9 +15,6 @@ sums, which are added up afterwards in a fixed order. The second layer's bias ad
 summary, which the softmax ignores: its gradient is zero.
 """
 
-# Triton compiles these functions; a type checker sees neither their arguments nor the decorator.
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-
 from __future__ import annotations
 
 import triton

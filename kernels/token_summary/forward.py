@@ -10,9 +10,6 @@ program's source is known from its number. Where there are few lanes several pro
 `combine_program` adds up their sums, in a fixed order. Hidden tokens have the logit -inf.
 """
 
-# Triton compiles these functions; a type checker sees neither their arguments nor the decorator.
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-
 from __future__ import annotations
 
 import triton

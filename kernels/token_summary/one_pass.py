@@ -6,9 +6,6 @@ first layer's product and the mix. The sums are rescaled as the softmax maximum 
 the weights' half precision and have no position.
 """
 
-# Triton compiles these functions; a type checker sees neither their arguments nor the decorator.
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-
 from __future__ import annotations
 
 import triton

@@ -15,9 +15,6 @@ hidden; SUMMARIES and HIDDEN are the next powers of two, at least 16. Rows beyon
 that loads need no mask; EVEN says that the width is whole tiles.
 """
 
-# Triton compiles these functions; a type checker sees neither their arguments nor the decorator.
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-
 from __future__ import annotations
 
 import triton
