@@ -146,6 +146,7 @@ def programs(target: TargetName) -> list[Program]:
     """Every program with the settings of the usual sizes, taken from the launches themselves."""
     bf16, fp16, fp32 = torch.bfloat16, torch.float16, torch.float32
     launches = [
+        *_launches(target, [bf16], bf16, (1024,), 1024, 64, backward=False),
         *_launches(target, [bf16], bf16, (1024,), 1024, 64),
         *_launches(target, [bf16], bf16, (1008,), 256, 16),
         *_launches(target, [bf16], bf16, (1008,), 256, 64, backward=False),
@@ -202,11 +203,11 @@ def _launches(
         eps=1e-6,
     )
     launched: list[Launch] = []
-    made = launch.forward(tokens, parameters, dtypes[0], run=launched.append)
+    made = launch.forward(tokens, parameters, dtypes[0], differentiable=backward, run=launched.append)
     if backward:
         launch.backward(made.result, made, tokens, parameters, [True] * len(sources), position, launched.append)
     names = "+".join(TYPES[dtype][1:] for dtype in dtypes)
-    where = ", position" if position else ""
+    where = (", position" if position else "") + ("" if backward else ", no gradient")
     return [(one, f"{names}, k {summaries}, width {width}{where}") for one in launched]
 
 
