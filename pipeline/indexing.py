@@ -6,6 +6,7 @@ It may be made again at any time, after any end of the call before, and goes on 
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -136,13 +137,20 @@ def _no_interrupt_lost() -> Iterator[Callable[[], None]]:
         if seen.is_set():
             raise KeyboardInterrupt
 
+    def unraisable(hooked: Any) -> None:
+        # One that came inside a fork's own hooks is printed and dropped by Python; here it is noted already.
+        if not (seen.is_set() and hooked.exc_type is KeyboardInterrupt):
+            hook(hooked)
+
     if threading.current_thread() is not threading.main_thread():
         yield check
         return
-    before = signal.signal(signal.SIGINT, note)
+    before, hook = signal.signal(signal.SIGINT, note), sys.unraisablehook
+    sys.unraisablehook = unraisable
     try:
         yield check
     finally:
+        sys.unraisablehook = hook
         signal.signal(signal.SIGINT, before)
 
 

@@ -22,7 +22,7 @@ HOMES = {
     "av": ("pipeline/",),
     "decord": ("pipeline/",),
     "argparse": ("jobs/",),
-    "transformers": ("operators/vlm/",),
+    "transformers": ("operators/vlm/", "operators/pretrained/"),
     "huggingface_hub": ("operators/vlm/",),
 }
 BLOCKED_ON_A_GPU_MACHINE = ("ray", "lance", "av", "decord")

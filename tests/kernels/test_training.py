@@ -20,7 +20,6 @@ from longtake.operators.training.trainer import Plan, Trainer
 
 NATIVE = DEVICE.type == "cuda"
 STEPS = 300 if NATIVE else 40
-Run = Callable[[str, float], list[float]]
 
 
 def toy() -> ModelConfig:

@@ -1,0 +1,10 @@
+"""Public encoders of pictures and sound as a model's towers. `transformers` is loaded when it is used.
+
+pictures = load_picture_encoder("siglip2-base-patch16-224", width=512, layer=-2)
+features_SND, mask_SN = pictures(frames_SFHWC, frame_mask_SF)
+"""
+
+from longtake.operators.pretrained.pictures import PictureEncoder, load_picture_encoder
+from longtake.operators.pretrained.sound import SoundEncoder, load_sound_encoder
+
+__all__ = ["PictureEncoder", "SoundEncoder", "load_picture_encoder", "load_sound_encoder"]
