@@ -73,6 +73,12 @@ def test_the_ratio_leaves_starting_up_out() -> None:
         bench_index.ratio(1.0, 0.0, 0.0)
 
 
+def test_the_round_with_the_median_ratio_counts() -> None:
+    rounds = [{"ratio": ratio, "round": number} for number, ratio in enumerate((1.4, 1.1, 1.2))]
+    assert bench_index.median_round(rounds)["round"] == 2
+    assert bench_index.median_round(rounds[:2])["round"] == 0
+
+
 def test_ask_compares_a_further_answer_with_the_cheapest_way_to_index_again() -> None:
     figures = bench_ask.make_figures(job_s=12.0, startup_s=7.0, again_s=1.5, first_s=0.25, kept_s=0.02)
     assert (figures["ratio"], figures["ratio_first_answer"], figures["ratio_job_first_answer"]) == (75.0, 6.0, 49.0)
