@@ -22,6 +22,8 @@ from longtake.operators.checkpoint import LoadedModel
 from longtake.operators.log_mel import log_mel
 from longtake.operators.snippet_encoder import SnippetEncoder
 from longtake.pipeline.media.decode import Scaler, placement_of
+from longtake.pipeline.media.geometry import PictureFormat
+from longtake.pipeline.media.intake import ConfigIntake
 from longtake.pipeline.media.plan import Plan, Sampling
 from longtake.pipeline.media.probe import MediaInfo, open_media, probe
 from longtake.pipeline.media.snippet import Snippet
@@ -62,7 +64,7 @@ def measure_bare(path: Path, loaded: LoadedModel, sampling: Sampling) -> BareCos
     info = probe(path)
     plan = make_plan(info, sampling, loaded.config.video.frames)
     began = time.process_time()
-    decoded = _decode_pictures(info, plan, loaded.config.video.height, loaded.config.video.width)
+    decoded = _decode_pictures(info, plan, ConfigIntake(config=loaded.config).form)
     pictures_s = time.process_time() - began
     began = time.process_time()
     waves = list(_decode_sound(info, loaded.config.audio.sample_rate_hz)) if info.audio is not None else []
@@ -80,9 +82,9 @@ def measure_bare(path: Path, loaded: LoadedModel, sampling: Sampling) -> BareCos
     )
 
 
-def _decode_pictures(info: MediaInfo, plan: Plan, height: int, width: int) -> int:
+def _decode_pictures(info: MediaInfo, plan: Plan, form: PictureFormat) -> int:
     """Every picture decoded, the sampled ones scaled and let go; how many were decoded."""
-    scaler = Scaler(placement_of(info.video.picture, height, width))
+    scaler = Scaler(placement_of(info.video.picture, form))
     decoded = 0
     sample = 0
     held: Any | None = None

@@ -11,16 +11,15 @@ from longtake.pipeline.media.segment import Pictures, Reader, Segment
 class DecodeStage:
     """Decodes on one thread: many of these work side by side."""
 
-    def __init__(self, height: int, width: int, reader: Reader) -> None:
-        self._height, self._width = height, width
+    def __init__(self, reader: Reader) -> None:
         self._reader: Reader = reader
 
     def decode(self, segment: Segment) -> tuple[None, Pictures]:
         """A segment's pictures. A second try takes the same route: the two routes' pixels differ a little."""
-        return None, decode_segment(segment, self._height, self._width, reader=self._reader)
+        return None, decode_segment(segment, reader=self._reader)
 
     def give_up(self, segment: Segment, error: str, message: str) -> tuple[None, Pictures]:
         """The pictures of a segment that no decoder survives: none, with the reason on record."""
-        empty = nothing(segment, self._height, self._width, segment.route, RuntimeError(message))
+        empty = nothing(segment, segment.route, RuntimeError(message))
         [damage] = empty.damage
         return None, dataclasses.replace(empty, damage=(dataclasses.replace(damage, error=error, message=message),))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from longtake.operators.config import ModelConfig
 from longtake.operators.errors import MediaError
 from longtake.pipeline.identity import content_hash, file_state
 from longtake.pipeline.media.demux import Item, demux, make_plan
+from longtake.pipeline.media.geometry import PictureFormat
+from longtake.pipeline.media.intake import Intake
 from longtake.pipeline.media.plan import Plan, Sampling
 from longtake.pipeline.media.probe import MediaInfo, probe
 from longtake.pipeline.media.segment import End, Pictures, Reader, Segment, SoundChunk
@@ -20,8 +21,8 @@ PARCEL_BYTES = 4 << 20
 class DemuxStage:
     """Any number of files at once, each known by the number of its run."""
 
-    def __init__(self, config: ModelConfig, sampling: Sampling, reader: Reader) -> None:
-        self._config = config
+    def __init__(self, intake: Intake, sampling: Sampling, reader: Reader) -> None:
+        self._intake = intake
         self._sampling = sampling
         self._reader: Reader = reader
         self._runs: dict[int, Iterator[Item]] = {}
@@ -36,7 +37,8 @@ class DemuxStage:
             size_bytes, mtime_ns = state.size_bytes, state.mtime_ns
             content = content or content_hash(uri)
             info = probe(uri)
-            plan = make_plan(info, self._sampling, self._config.video.frames)
+            plan = make_plan(info, self._sampling, self._intake.frames)
+            peak = self._intake.sound_peak(info) if info.audio is not None else None
         except MediaError as error:
             return Looked(
                 size_bytes=size_bytes,
@@ -45,12 +47,19 @@ class DemuxStage:
                 error=type(error).__name__,
                 message=str(error),
             )
-        return Looked(size_bytes=size_bytes, mtime_ns=mtime_ns, content_hash=content, info=info, plan=plan)
+        return Looked(
+            size_bytes=size_bytes,
+            mtime_ns=mtime_ns,
+            content_hash=content,
+            info=info,
+            plan=plan,
+            form=self._intake.picture_format(info),
+            sound_peak=peak,
+        )
 
-    def start(self, run: int, info: MediaInfo, plan: Plan, first: int) -> None:
+    def start(self, run: int, info: MediaInfo, plan: Plan, form: PictureFormat, first: int) -> None:
         """Begin to read a file for its snippets from number `first` on."""
-        video = self._config.video
-        self._runs[run] = demux(info, plan, video.height, video.width, first=first, reader=self._reader)
+        self._runs[run] = demux(info, plan, form, first=first, reader=self._reader)
 
     def read(self, run: int) -> tuple[ParcelNote, list[Item], Segment | None]:
         """The next parcel of a run: items in their order, and a segment that comes after them or None.
@@ -58,7 +67,6 @@ class DemuxStage:
         Raises:
             MediaError: the file can no longer be read.
         """
-        video = self._config.video
         items: list[Item] = []
         item_bytes = 0
         segment: Segment | None = None
@@ -78,7 +86,7 @@ class DemuxStage:
         note = ParcelNote(
             item_bytes=item_bytes,
             segment_bytes=segment.size_bytes if segment else 0,
-            picture_bytes=len(segment.sample_ns) * video.height * video.width * 3 if segment else 0,
+            picture_bytes=len(segment.sample_ns) * segment.form.size_bytes if segment else 0,
             start_ns=segment.start_ns if segment else 0,
             stop_ns=segment.stop_ns if segment else 0,
             last=last,

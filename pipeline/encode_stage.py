@@ -18,10 +18,10 @@ from longtake.operators.config import ModelConfig
 from longtake.operators.snippet_encoder import SnippetEncoder
 from longtake.pipeline.committer import SnippetRow, Written, write_snippets
 from longtake.pipeline.media.assemble import Assembler
-from longtake.pipeline.media.plan import Plan
+from longtake.pipeline.media.intake import ConfigIntake
 from longtake.pipeline.media.segment import Damage, End, Pictures
 from longtake.pipeline.media.snippet import Snippet
-from longtake.pipeline.parcel import Fed, LaneState
+from longtake.pipeline.parcel import Fed, LaneState, LaneWork
 from longtake.pipeline.tables import IndexMetadata
 
 
@@ -82,25 +82,23 @@ class EncodeStage:
         self._memories: dict[str, torch.Tensor] = {}
         self._row_bytes = 0
 
-    def begin(
-        self, lane: int, run: int, video_id: str, plan: Plan, has_sound: bool, first: int, memory: bytes | None
-    ) -> None:
-        """Give a lane to a video, whose snippets are wanted from `first` on.
+    def begin(self, lane: int, work: LaneWork) -> None:
+        """Give a lane to a video; `work.memory` is the combiner's memory.
 
-        Args:
-            memory: the combiner's memory after the snippet before `first`, or None at the video's start.
         Raises:
             ValueError: the memory is not of this model's shape.
         """
         memory_KD = self._initial_KD.clone()
-        if memory is not None:
-            carried = np.frombuffer(memory, np.float32).copy()
+        if work.memory is not None:
+            carried = np.frombuffer(work.memory, np.float32).copy()
             memory_KD = torch.from_numpy(carried).reshape(self._initial_KD.shape)
-        self._after[video_id] = first - 1
+        self._after[work.video_id] = work.first - 1
         self._lanes[lane] = _Lane(
-            run=run,
-            video_id=video_id,
-            assembler=Assembler(self._config, plan, has_sound=has_sound, first=first),
+            run=work.run,
+            video_id=work.video_id,
+            assembler=Assembler(
+                ConfigIntake(config=self._config), work.plan, work.form, has_sound=work.has_sound, first=work.first
+            ),
             memory_KD=memory_KD,
         )
 

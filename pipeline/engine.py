@@ -19,6 +19,7 @@ from typing import Any
 from longtake.pipeline import actors
 from longtake.pipeline.actors import Call, Outcome
 from longtake.pipeline.engine_state import Ending, Parcel, Run, Slot
+from longtake.pipeline.parcel import LaneWork
 from longtake.pipeline.workforce import TRANSPORT_LOSSES, VIDEO_LOSSES, Workforce
 
 # Calls of an encoder under way: the next one waits there when one ends.
@@ -112,15 +113,20 @@ class Engine(Workforce):
                 return
             slot = min(free, key=lambda slot: sum(1 for lane in slot.lanes if lane is not None))
             assert run.start is not None and run.video.info is not None and run.video.plan is not None
+            assert run.video.form is not None
             run.encoder, run.lane = slot, slot.free_lane
             slot.lanes[run.lane] = run
-            has_sound = run.video.info.audio is not None
-            start = run.start
-            self._call(
-                slot,
-                "begin",
-                *(run.lane, run.number, run.video.video_id, run.video.plan, has_sound, start.first, start.memory),
+            work = LaneWork(
+                run=run.number,
+                video_id=run.video.video_id,
+                plan=run.video.plan,
+                form=run.video.form,
+                has_sound=run.video.info.audio is not None,
+                sound_peak=run.video.sound_peak,
+                first=run.start.first,
+                memory=run.start.memory,
             )
+            self._call(slot, "begin", run.lane, work)
 
     def _feed_encoders(self) -> None:
         for slot in self._of("encode"):
@@ -170,8 +176,7 @@ class Engine(Workforce):
                 self._call(slot, "give_up", parcel.segment, "DecoderLost", message, about=about)
 
     def _feed_demuxers(self) -> None:
-        snippet_bytes = self._snippet_bytes()
-        held = sum(run.size_bytes + run.waiting * snippet_bytes for run in self._runs)
+        held = sum(run.size_bytes + run.waiting * self._snippet_bytes(run) for run in self._runs)
         for slot in self._of("demux"):
             if slot.calls:
                 continue
@@ -191,8 +196,9 @@ class Engine(Workforce):
                     self._call(slot, "look", run.video.uri, run.video.known_hash, about=about, more_s=reading_s)
                 elif run.state == "start":
                     run.start = self._job.start(run.video)
-                    first = run.start.first
-                    self._call(slot, "start", run.number, run.video.info, run.video.plan, first, about=("start", run))
+                    video, first = run.video, run.start.first
+                    about = ("start", run)
+                    self._call(slot, "start", run.number, video.info, video.plan, video.form, first, about=about)
                 else:
                     self._call(slot, "read", run.number, about=("read", run))
                 break
@@ -224,9 +230,9 @@ class Engine(Workforce):
                 pause = min(pause, slot.flushed_at + self._settings.commit_s - now)
         return max(0.01, pause)
 
-    def _snippet_bytes(self) -> int:
-        video, audio = self._settings.config.video, self._settings.config.audio
-        return video.frames * video.height * video.width * 3 + audio.frames * audio.mels * 4
+    def _snippet_bytes(self, run: Run) -> int:
+        form = run.video.form
+        return self._settings.intake.snippet_bytes(form) if form is not None else 0
 
     def _is_finished(self) -> bool:
         encoders = [slot for slot in self._slots if slot.role == "encode"]

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 from longtake.pipeline.actors import Payload, Worker
 from longtake.pipeline.committer import Written
+from longtake.pipeline.media.geometry import PictureFormat
 from longtake.pipeline.media.plan import Plan
 from longtake.pipeline.media.probe import MediaInfo
 from longtake.pipeline.media.segment import Damage
@@ -18,7 +19,7 @@ Role = Literal["demux", "decode", "encode"]
 
 @dataclass(eq=False, kw_only=True)
 class Video:
-    """A file of the job. `video_id`, `info` and `plan` are known once it was looked at.
+    """A file of the job. `video_id` and what follows it are known once it was looked at.
 
     `losses` counts, by stage, how often a worker was lost over it since its last commit; `broken` counts it for each of
     its segments, by their start, and is never forgotten.
@@ -30,6 +31,8 @@ class Video:
     video_id: str = ""
     info: MediaInfo | None = None
     plan: Plan | None = None
+    form: PictureFormat | None = None
+    sound_peak: float | None = None
     losses: dict[str, int] = field(default_factory=dict)
     broken: dict[int, int] = field(default_factory=dict)
 

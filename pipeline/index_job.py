@@ -180,6 +180,7 @@ class IndexJob:
             return False
         info = looked.info
         video.info, video.plan = info, looked.plan
+        video.form, video.sound_peak = looked.form, looked.sound_peak
         span = self._committer.spans.get(video.video_id)
         entry.row = dataclasses.replace(
             row,

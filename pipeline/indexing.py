@@ -23,6 +23,7 @@ from longtake.pipeline.committer import Committer
 from longtake.pipeline.engine import Engine
 from longtake.pipeline.index_job import IndexJob, IndexSummary, Progress
 from longtake.pipeline.lock import IndexLock, local_path
+from longtake.pipeline.media.intake import ConfigIntake, Intake
 from longtake.pipeline.media.plan import Sampling
 from longtake.pipeline.tables import IndexMetadata, open_table
 from longtake.pipeline.token_columns import TokenStore
@@ -112,7 +113,7 @@ def index(
             with _no_interrupt_lost() as check:
                 session = Session(address=options.ray_address, store_bytes=2 * options.budget_bytes)
                 try:
-                    settings = _settings(options, session, committer.metadata, config, sampling)
+                    settings = _settings(options, session, committer.metadata, ConfigIntake(config=config), sampling)
                     check()
                     Engine(job, settings).run()
                 finally:
@@ -164,7 +165,7 @@ def _sampling_of(options: IndexOptions, config: ModelConfig) -> Sampling:
 
 
 def _settings(
-    options: IndexOptions, session: Session, metadata: IndexMetadata, config: ModelConfig, sampling: Sampling
+    options: IndexOptions, session: Session, metadata: IndexMetadata, intake: Intake, sampling: Sampling
 ) -> EngineSettings:
     """The engine for this machine or cluster: one encoder a GPU, or else one a node; a decoder a core."""
     device = options.device or ("cuda" if session.gpus() else "cpu")
@@ -174,7 +175,8 @@ def _settings(
         index_uri=options.into,
         metadata=metadata,
         model=options.model,
-        config=config,
+        encode_stage="longtake.pipeline.encode_stage:EncodeStage",
+        intake=intake,
         sampling=sampling,
         reader=options.reader,
         device=device,

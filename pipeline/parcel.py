@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from longtake.pipeline.media.geometry import PictureFormat
 from longtake.pipeline.media.plan import Plan
 from longtake.pipeline.media.probe import MediaInfo
 from longtake.pipeline.media.segment import Damage
@@ -11,7 +12,8 @@ from longtake.pipeline.media.segment import Damage
 
 @dataclass(frozen=True, kw_only=True)
 class Looked:
-    """What a first look at a file found. `info` and `plan` are None where it cannot be indexed: `error` says why.
+    """What a first look at a file found. `info`, `plan` and `form` are None where it cannot be indexed: `error`
+    says why. `sound_peak` is the loudest value of its sound, where the model has to know it beforehand.
 
     `content_hash` is "" where not even its bytes could be read.
     """
@@ -21,6 +23,8 @@ class Looked:
     content_hash: str
     info: MediaInfo | None = None
     plan: Plan | None = None
+    form: PictureFormat | None = None
+    sound_peak: float | None = None
     error: str = ""
     message: str = ""
 
@@ -44,6 +48,23 @@ class ParcelNote:
     def has_segment(self) -> bool:
         """Whether a decoder has to see this parcel."""
         return self.segment_bytes > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaneWork:
+    """What a lane of an encoder is given: a run of a video, whose snippets are wanted from `first` on.
+
+    `memory` is what the encoder gave with the snippet before `first`, None at the video's start.
+    """
+
+    run: int
+    video_id: str
+    plan: Plan
+    form: PictureFormat
+    has_sound: bool
+    sound_peak: float | None
+    first: int
+    memory: bytes | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from longtake.operators import errors
-from longtake.operators.config import ModelConfig
 from longtake.operators.errors import LongTakeError
 from longtake.pipeline import actors
 from longtake.pipeline.actors import Call, Outcome
 from longtake.pipeline.committer import NOTHING_WRITTEN
 from longtake.pipeline.engine_state import Ending, Job, Role, Run, Slot
+from longtake.pipeline.media.intake import Intake
 from longtake.pipeline.media.plan import Sampling
 from longtake.pipeline.media.segment import Reader
 from longtake.pipeline.tables import IndexMetadata
@@ -31,12 +31,16 @@ START_HANGS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
-    """What an engine is made of. `device` is "cpu" or "cuda"; lanes are counted for each encoder."""
+    """What an engine is made of.
+
+    `encode_stage` is the encoders' "module:Class". `device` is "cpu" or "cuda"; lanes are counted for each encoder.
+    """
 
     index_uri: str
     metadata: IndexMetadata
     model: str
-    config: ModelConfig
+    encode_stage: str
+    intake: Intake
     sampling: Sampling
     reader: Reader
     device: str
@@ -85,9 +89,9 @@ class Workforce:
         return [slot for slot in self._slots if slot.role == role and slot.worker is not None]
 
     def _start(self, slot: Slot) -> None:
-        settings, config = self._settings, self._settings.config
+        settings = self._settings
         if slot.role == "encode":
-            stage = "longtake.pipeline.encode_stage:EncodeStage"
+            stage = settings.encode_stage
             threads = settings.encoder_threads
             arguments: tuple[Any, ...] = (
                 *(settings.model, settings.lanes, settings.device, threads),
@@ -95,10 +99,10 @@ class Workforce:
             )
         elif slot.role == "demux":
             stage, threads = "longtake.pipeline.demux_stage:DemuxStage", 1
-            arguments = (config, settings.sampling, settings.reader)
+            arguments = (settings.intake, settings.sampling, settings.reader)
         else:
             stage, threads = "longtake.pipeline.decode_stage:DecodeStage", 1
-            arguments = (config.video.height, config.video.width, settings.reader)
+            arguments = (settings.reader,)
         cpus = settings.cpus_a_decoder if slot.role == "decode" else 0.0
         gpus = 1.0 if slot.role == "encode" and settings.device != "cpu" else 0.0
         slot.worker = None

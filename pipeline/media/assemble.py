@@ -8,8 +8,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from longtake.operators.config import ModelConfig
-from longtake.pipeline.media.mel_stream import MelStream
+from longtake.pipeline.media.geometry import PictureFormat
+from longtake.pipeline.media.intake import Intake
 from longtake.pipeline.media.plan import Plan, Window
 from longtake.pipeline.media.segment import Cue, Damage, End, Pictures, SoundChunk
 from longtake.pipeline.media.snippet import Snippet
@@ -23,13 +23,13 @@ class Assembler:
     Holds the pictures and the sound of the windows that are not whole yet, and nothing else.
     """
 
-    def __init__(self, config: ModelConfig, plan: Plan, *, has_sound: bool, first: int = 0) -> None:
+    def __init__(self, intake: Intake, plan: Plan, form: PictureFormat, *, has_sound: bool, first: int = 0) -> None:
         """`first`: the first snippet that is wanted (it must be the one that `demux` was given)."""
-        self._config, self._plan = config, plan
+        self._frames, self._plan, self._form = intake.frames, plan, form
         self._next = first
-        self._mel = MelStream(config.audio, first_ns=plan.window_start_ns(first))
+        self._sound = intake.sound(plan.window_start_ns(first))
         if not has_sound:
-            self._mel.end()
+            self._sound.end()
         self._pictures: deque[Pictures] = deque()
         self._cues: list[Cue] = []
         self._known_ns = 0
@@ -47,14 +47,14 @@ class Assembler:
             self._pictures.append(item)
             self._known_ns = max(self._known_ns, item.stop_ns)
         elif isinstance(item, SoundChunk):
-            self._mel.push(item)
+            self._sound.push(item)
         elif isinstance(item, Cue):
             self._cues.append(item)
         elif isinstance(item, Damage):
             yield item
         else:
             self._end_ns = item.end_ns
-            self._mel.end()
+            self._sound.end()
         yield from self._whole()
 
     def _whole(self) -> Iterator[Snippet | Damage]:
@@ -65,7 +65,7 @@ class Assembler:
                 window = self._plan.window(self._next, self._end_ns)
             elif self._plan.is_whole(self._next, self._known_ns):
                 window = self._plan.window(self._next)
-                if not self._mel.covers(window.stop_ns):
+                if not self._sound.covers(window.stop_ns):
                     return
             else:
                 return
@@ -73,13 +73,13 @@ class Assembler:
             yield self._join(window)
 
     def _join(self, window: Window) -> Snippet | Damage:
-        video = self._config.video
-        frames = np.zeros((video.frames, video.height, video.width, 3), dtype=np.uint8)
-        mask = np.zeros(video.frames, dtype=np.bool_)
-        first = window.index * video.frames
+        count, form = self._frames, self._form
+        frames = np.zeros((count, form.height, form.width, 3), dtype=np.uint8)
+        mask = np.zeros(count, dtype=np.bool_)
+        first = window.index * count
         for pictures in self._pictures:
             start = max(first, pictures.first_sample)
-            stop = min(first + video.frames, pictures.first_sample + len(pictures.mask_N))
+            stop = min(first + count, pictures.first_sample + len(pictures.mask_N))
             if start < stop:
                 into, out = (
                     slice(start - first, stop - first),
@@ -88,10 +88,10 @@ class Assembler:
                 frames[into] = pictures.frames_NHWC[out]
                 mask[into] = pictures.mask_N[out]
         frames[~mask] = 0
-        following = first + video.frames
+        following = first + count
         while self._pictures and self._pictures[0].first_sample + len(self._pictures[0].mask_N) <= following:
             self._pictures.popleft()
-        mel, mel_mask = self._mel.window(window.start_ns, window.stop_ns)
+        mel, mel_mask = self._sound.window(window.start_ns, window.stop_ns)
         text = "\n".join(c.text for c in self._cues if c.start_ns < window.stop_ns and c.stop_ns > window.start_ns)
         self._cues = [c for c in self._cues if c.stop_ns > window.stop_ns]
         if not mask.any():

@@ -12,6 +12,7 @@ import av
 
 from longtake.pipeline.media.clock import PictureClock
 from longtake.pipeline.media.decode import TICK_MS, choose_route
+from longtake.pipeline.media.geometry import PictureFormat
 from longtake.pipeline.media.long_group import LongGroup
 from longtake.pipeline.media.plan import SECOND_NS, Plan
 from longtake.pipeline.media.probe import MediaInfo, to_ns
@@ -48,14 +49,13 @@ class SegmentCutter:
         info: MediaInfo,
         stream: Any,
         plan: Plan,
-        height: int,
-        width: int,
+        form: PictureFormat,
         first: int,
         reader: Reader,
         threads: int,
     ) -> None:
         self._info, self._stream, self._plan = info, stream, plan
-        self._height, self._width, self._threads = height, width, threads
+        self._form, self._threads = form, threads
         self._reader = reader
         self._first_sample = first * plan.snippet_frames
         self._index = 0
@@ -157,7 +157,7 @@ class SegmentCutter:
         return (
             len(self._packets) * picture.width * picture.height >= WORTH_PIXELS
             or wanted >= WORTH_PICTURES
-            or wanted * self._height * self._width * 3 >= WORTH_PICTURE_BYTES
+            or wanted * self._form.size_bytes >= WORTH_PICTURE_BYTES
         )
 
     def _append(self, coded: _Coded) -> Iterator[Pictures | Damage]:
@@ -180,8 +180,7 @@ class SegmentCutter:
             self._info,
             self._stream,
             self._plan,
-            self._height,
-            self._width,
+            self._form,
             start_ns=self._start_ns,
             first_sample=self._first_sample,
             refused=self._reader == "decord",
@@ -243,8 +242,8 @@ class SegmentCutter:
         data, refused = remux(self._stream, [c.packet for c in coded], rank_of)
         corrupt = refused > 0 or any(c.packet.is_corrupt for c in coded)
         closed = not self._open_gop and not tail
-        video = self._info.video
-        route, reason = choose_route(video.codec, video.pixel_format, closed, not (corrupt or unordered or any(hidden)))
+        video, intact = self._info.video, not (corrupt or unordered or any(hidden))
+        route, reason = choose_route(video.codec, video.pixel_format, closed, intact, self._form.filter)
         return Segment(
             index=self._index,
             data=data,
@@ -256,6 +255,7 @@ class SegmentCutter:
             first_sample=samples.start,
             sample_ns=tuple(self._plan.sample_ns(k) for k in samples),
             picture=video.picture,
+            form=self._form,
             closed_gop=closed,
             route=route,
             reason=reason,

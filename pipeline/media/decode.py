@@ -2,7 +2,7 @@
 
 Both readers scale with the same filter straight to the target size (FFmpeg's bilinear, which averages over the whole
 footprint of a target pixel when it makes a picture smaller), so that only wanted pictures are ever converted and the
-route cannot be told from the result.
+route cannot be told from the result. Where another filter is wanted, decord is not: it has no other.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 from bisect import bisect_right
+from dataclasses import replace
 from typing import Any
 
 import av
@@ -17,7 +18,7 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-from longtake.pipeline.media.geometry import Placement, fit
+from longtake.pipeline.media.geometry import Filter, PictureFormat, Placement, fit, stretch
 from longtake.pipeline.media.segment import CodedPicture, Damage, Pictures, Reader, Route, Segment, one_line
 
 # Time between the frames of a segment's data, in its own milliseconds (the true times travel beside the data).
@@ -26,10 +27,13 @@ TICK_MS = 40
 DECORD_CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "mpeg4"})
 # Exact, but decord takes some 1.4 times PyAV's time on these (720p, `longtake bench index`): not worth it.
 DECORD_SLOW = frozenset({"vp8"})
+_FILTERS = {"bilinear": Interpolation.BILINEAR, "bicubic": Interpolation.BICUBIC}
 DECORD_FORMATS = frozenset({"yuv420p", "yuv422p", "yuv444p", "yuvj420p", "yuvj422p", "yuvj444p"})
 
 
-def choose_route(codec: str, pixel_format: str, closed_gop: bool, intact: bool) -> tuple[Route, str]:
+def choose_route(
+    codec: str, pixel_format: str, closed_gop: bool, intact: bool, filter: Filter = "bilinear"
+) -> tuple[Route, str]:
     """THE rule that decides who decodes a segment, and its reason in words. `Reader` "auto" follows it.
 
     decord decodes 8-bit, closed groups of pictures of the codecs on which it was found bit-exact and not slower than
@@ -37,6 +41,8 @@ def choose_route(codec: str, pixel_format: str, closed_gop: bool, intact: bool) 
     """
     if not decord_is_here():
         return "pyav", "decord is not installed"
+    if filter != "bilinear":
+        return "pyav", f"decord does not scale {filter}"
     if codec not in DECORD_CODECS:
         return "pyav", f"decord is not exact on {codec}"
     if codec in DECORD_SLOW:
@@ -59,29 +65,28 @@ def decord_is_here() -> bool:
     return True
 
 
-def decode_segment(segment: Segment, height: int, width: int, *, reader: Reader = "auto", threads: int = 1) -> Pictures:
+def decode_segment(segment: Segment, *, reader: Reader = "auto", threads: int = 1) -> Pictures:
     """Decode a segment's samples.
 
     Args:
         segment: from `demux`; a sample shows the frame whose presentation interval covers its time.
-        height, width: the model's picture; aspect kept, padded with black.
         reader: "auto" follows the segment's route, with PyAV after decord's failure; the others force one.
         threads: decoding threads.
     Returns:
-        Pictures with uint8 [len(segment.sample_ns), height, width, 3]. What cannot be decoded is masked and recorded
-        in `damage`; no exception is raised for a segment's content.
+        Pictures with uint8 [len(segment.sample_ns), H, W, 3] of the segment's form. What cannot be decoded is masked
+        and recorded in `damage`; no exception is raised for a segment's content.
     """
     route = segment.route if reader == "auto" else reader
     if route == "decord":
         try:
-            return _decode_decord(segment, height, width, threads)
+            return _decode_decord(segment, threads)
         except _DecordFailed as error:
             if reader == "decord":
-                return nothing(segment, height, width, "decord", error)
-    return _decode_pyav(segment, height, width, threads)
+                return nothing(segment, "decord", error)
+    return _decode_pyav(segment, threads)
 
 
-def nothing(segment: Segment, height: int, width: int, route: Route, error: Exception) -> Pictures:
+def nothing(segment: Segment, route: Route, error: Exception) -> Pictures:
     """The result of a segment of which no picture could be had: all masked, with the reason."""
     count = len(segment.sample_ns)
     damage = Damage(
@@ -93,7 +98,7 @@ def nothing(segment: Segment, height: int, width: int, route: Route, error: Exce
     )
     return Pictures(
         first_sample=segment.first_sample,
-        frames_NHWC=np.zeros((count, height, width, 3), dtype=np.uint8),
+        frames_NHWC=np.zeros((count, segment.form.height, segment.form.width, 3), dtype=np.uint8),
         mask_N=np.zeros(count, dtype=np.bool_),
         start_ns=segment.start_ns,
         stop_ns=segment.stop_ns,
@@ -116,9 +121,12 @@ def _decord() -> Any:
     return decord
 
 
-def placement_of(picture: CodedPicture, height: int, width: int) -> Placement:
+def placement_of(picture: CodedPicture, form: PictureFormat) -> Placement:
     """Where a video's pictures land in the model's picture."""
-    return fit(picture.width, picture.height, picture.sample_aspect, picture.rotation, height, width)
+    if form.fit == "stretch":
+        return stretch(picture.rotation, form)
+    fitted = fit(picture.width, picture.height, picture.sample_aspect, picture.rotation, form.height, form.width)
+    return replace(fitted, filter=form.filter)
 
 
 def _wanted(segment: Segment) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -128,8 +136,8 @@ def _wanted(segment: Segment) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return unique, inverse
 
 
-def _decode_decord(segment: Segment, height: int, width: int, threads: int) -> Pictures:
-    placement = placement_of(segment.picture, height, width)
+def _decode_decord(segment: Segment, threads: int) -> Pictures:
+    placement = placement_of(segment.picture, segment.form)
     unique, inverse = _wanted(segment)
     decord = _decord()
     try:
@@ -156,8 +164,8 @@ def _decode_decord(segment: Segment, height: int, width: int, threads: int) -> P
     )
 
 
-def _decode_pyav(segment: Segment, height: int, width: int, threads: int) -> Pictures:
-    placement = placement_of(segment.picture, height, width)
+def _decode_pyav(segment: Segment, threads: int) -> Pictures:
+    placement = placement_of(segment.picture, segment.form)
     unique, inverse = _wanted(segment)
     scaler = Scaler(placement)
     wanted = {segment.ranks[k]: row for row, k in enumerate(unique)}
@@ -244,7 +252,7 @@ class Scaler:
             width=self._placement.width,
             height=self._placement.height,
             format="rgb24",
-            interpolation=Interpolation.BILINEAR,
+            interpolation=_FILTERS[self._placement.filter],
             threads=1,
         )
         array: Any = small.to_ndarray()

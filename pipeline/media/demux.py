@@ -13,6 +13,7 @@ import av
 from longtake.operators.errors import MediaError
 from longtake.pipeline.media.clock import PictureClock
 from longtake.pipeline.media.cut import SegmentCutter, is_hidden
+from longtake.pipeline.media.geometry import PictureFormat
 from longtake.pipeline.media.plan import SECOND_NS, Plan, Sampling, plan_budget, plan_rate
 from longtake.pipeline.media.probe import MediaInfo, open_media, to_ns
 from longtake.pipeline.media.segment import Cue, Damage, End, Pictures, Reader, Segment, SoundChunk, one_line
@@ -32,8 +33,7 @@ READ_ERRORS = 64
 def demux(
     info: MediaInfo,
     plan: Plan,
-    height: int,
-    width: int,
+    form: PictureFormat,
     *,
     first: int = 0,
     reader: Reader = "auto",
@@ -44,7 +44,7 @@ def demux(
     Args:
         info: from `probe`.
         plan: from `make_plan`.
-        height, width: the model's picture (for groups of pictures too long to be collected, decoded here).
+        form: what the pictures are to become.
         first: the first snippet that is wanted; the sound is handed on from the start all the same.
         reader: "decord" turns groups too long for it into damage; the segments' own route is decided by the one rule.
         threads: decoding threads for such groups.
@@ -61,7 +61,7 @@ def demux(
     with container:
         video_stream = container.streams[info.video.index]
         zero_s = info.video.start_pts * info.video.time_base
-        video = SegmentCutter(info, video_stream, plan, height, width, first, reader, threads)
+        video = SegmentCutter(info, video_stream, plan, form, first, reader, threads)
         streams = [video_stream]
         sound = None
         if info.audio is not None:

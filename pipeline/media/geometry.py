@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,33 @@ from numpy.typing import NDArray
 # N pictures, H rows, W columns, C = 3 colours
 
 Pictures8 = NDArray[np.uint8]
+Filter: TypeAlias = Literal["bilinear", "bicubic"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureFormat:
+    """What a model wants of a video's pictures.
+
+    "pad" keeps the aspect and fills up with black, "stretch" gives up the aspect. `filter` scales; both average over
+    the whole footprint of a pixel where they make a picture smaller.
+
+    Raises:
+        ValueError: a side is not positive.
+    """
+
+    height: int
+    width: int
+    fit: Literal["pad", "stretch"] = "pad"
+    filter: Filter = "bilinear"
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width) < 1:
+            raise ValueError(f"pictures of {self.height} x {self.width}: both sides must be at least 1")
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of one picture."""
+        return self.height * self.width * 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +52,7 @@ class Placement:
     left: int
     box_height: int
     box_width: int
+    filter: Filter = "bilinear"
 
     def place(self, scaled_NHWC: Pictures8) -> Pictures8:
         """Turn the scaled pictures and pad them with black.
@@ -85,4 +114,25 @@ def fit(
         left=(box_width - columns) // 2,
         box_height=box_height,
         box_width=box_width,
+    )
+
+
+def stretch(rotation: int, form: PictureFormat) -> Placement:
+    """A picture over all of its box, its aspect given up.
+
+    Raises:
+        ValueError: the rotation is not a quarter turn.
+    """
+    if rotation not in (0, 90, 180, 270):
+        raise ValueError(f"rotation {rotation}: only 0, 90, 180 and 270 degrees are shown")
+    turned = rotation in (90, 270)
+    return Placement(
+        width=form.height if turned else form.width,
+        height=form.width if turned else form.height,
+        rotation=rotation,
+        top=0,
+        left=0,
+        box_height=form.height,
+        box_width=form.width,
+        filter=form.filter,
     )

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longtake.pipeline.media.decode import Scaler, placement_of
+from longtake.pipeline.media.geometry import PictureFormat
 from longtake.pipeline.media.plan import Plan
 from longtake.pipeline.media.probe import MediaInfo, to_ns
 from longtake.pipeline.media.segment import Damage, Pictures, one_line
@@ -28,8 +29,7 @@ class LongGroup:
         info: MediaInfo,
         stream: Any,
         plan: Plan,
-        height: int,
-        width: int,
+        form: PictureFormat,
         *,
         start_ns: int,
         first_sample: int,
@@ -38,7 +38,7 @@ class LongGroup:
     ) -> None:
         """`refused`: decord was forced, which cannot do this: everything is recorded as damage."""
         self._video, self._plan, self._refused = info.video, plan, refused
-        self._placement = placement_of(info.video.picture, height, width)
+        self._placement = placement_of(info.video.picture, form)
         self._scaler = Scaler(self._placement)
         self._context = stream.codec_context
         if not refused:

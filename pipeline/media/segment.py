@@ -9,6 +9,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from longtake.pipeline.media.geometry import PictureFormat
+
 Reader: TypeAlias = Literal["auto", "decord", "pyav"]
 Route: TypeAlias = Literal["decord", "pyav"]
 
@@ -55,6 +57,8 @@ class Segment:
     first_sample: int
     sample_ns: tuple[int, ...] = field(repr=False)
     picture: CodedPicture
+    # What the samples are to become.
+    form: PictureFormat
     closed_gop: bool
     route: Route
     reason: str

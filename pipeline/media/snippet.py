@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 class Snippet:
     """One window [start_ns, stop_ns) of a video, on the video's clock (0 is the first picture).
 
-    `frames_FHWC` is uint8 RGB at the model's size, aspect kept, padded with black; where `frame_mask_F` is False
+    `frames_FHWC` is uint8 RGB in the model's picture format; where `frame_mask_F` is False
     there is no picture (past the video's end, or inside damage) and the frame is black. `log_mel_AM` is float32;
     where `mel_mask_A` is False there is no sound and the row is zero. `text` is the subtitles of the window.
 

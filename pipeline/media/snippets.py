@@ -8,6 +8,7 @@ from longtake.operators.config import ModelConfig
 from longtake.pipeline.media.assemble import Assembler
 from longtake.pipeline.media.decode import decode_segment
 from longtake.pipeline.media.demux import demux, make_plan
+from longtake.pipeline.media.intake import ConfigIntake, Intake
 from longtake.pipeline.media.plan import Sampling
 from longtake.pipeline.media.probe import MediaInfo
 from longtake.pipeline.media.segment import Damage, Reader, Segment
@@ -18,7 +19,7 @@ __all__ = ["Damage", "Snippet", "make_plan", "read_snippets"]
 
 def read_snippets(
     info: MediaInfo,
-    config: ModelConfig,
+    model: Intake | ModelConfig,
     sampling: Sampling,
     *,
     first: int = 0,
@@ -29,7 +30,7 @@ def read_snippets(
 
     Args:
         info: from `probe`.
-        config: the model whose pictures and spectrograms are wanted.
+        model: what the pictures and the sound are for; a config stands for its own intake.
         sampling: which moments are sampled.
         first: the first snippet to yield; those from there on are bitwise those of a reading from the start.
         reader: who decodes: "auto" follows the one visible rule (`decode.choose_route`), the others force it.
@@ -37,11 +38,11 @@ def read_snippets(
     Raises:
         MediaError: the file can no longer be read at all.
     """
-    plan = make_plan(info, sampling, config.video.frames)
-    height, width = config.video.height, config.video.width
-    assembler = Assembler(config, plan, has_sound=info.audio is not None, first=first)
-    for item in demux(info, plan, height, width, first=first, reader=reader, threads=threads):
+    intake = ConfigIntake(config=model) if isinstance(model, ModelConfig) else model
+    plan, form = make_plan(info, sampling, intake.frames), intake.picture_format(info)
+    assembler = Assembler(intake, plan, form, has_sound=info.audio is not None, first=first)
+    for item in demux(info, plan, form, first=first, reader=reader, threads=threads):
         if isinstance(item, Segment):
-            yield from assembler.push(decode_segment(item, height, width, reader=reader, threads=threads))
+            yield from assembler.push(decode_segment(item, reader=reader, threads=threads))
         else:
             yield from assembler.push(item)

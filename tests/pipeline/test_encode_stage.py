@@ -12,7 +12,9 @@ from longtake.operators.checkpoint import load_model
 from longtake.pipeline.decode_stage import DecodeStage
 from longtake.pipeline.demux_stage import DemuxStage
 from longtake.pipeline.encode_stage import EncodeStage
+from longtake.pipeline.media.intake import ConfigIntake
 from longtake.pipeline.media.plan import Sampling
+from longtake.pipeline.parcel import LaneWork
 from longtake.pipeline.tables import IndexMetadata
 
 
@@ -22,11 +24,11 @@ def test_what_follows_a_lost_parcel_is_left_alone(
 ) -> None:
     loaded = load_model(ttm_model)
     config = loaded.config
-    demux = DemuxStage(config, Sampling(rate_hz=24.0), "auto")
+    demux = DemuxStage(ConfigIntake(config=config), Sampling(rate_hz=24.0), "auto")
     looked = demux.look(str(make_clip(tmp_path / "clip.mp4", 16)), "")
-    assert looked.info is not None and looked.plan is not None
-    demux.start(0, looked.info, looked.plan, 0)
-    decode = DecodeStage(config.video.height, config.video.width, "auto")
+    assert looked.info is not None and looked.plan is not None and looked.form is not None
+    demux.start(0, looked.info, looked.plan, looked.form, 0)
+    decode = DecodeStage("auto")
     parcels: list[tuple[Any, Any]] = []
     last = False
     while not last:
@@ -49,7 +51,17 @@ def test_what_follows_a_lost_parcel_is_left_alone(
         heard = [item for item in items if has_sound or type(item).__name__ != "SoundChunk"]
         return stage.feed([(0, 0, number)], True, heard, pictures)
 
-    stage.begin(0, 0, "video", looked.plan, has_sound, 0, None)
+    work = LaneWork(
+        run=0,
+        video_id="video",
+        plan=looked.plan,
+        form=looked.form,
+        has_sound=has_sound,
+        sound_peak=None,
+        first=0,
+        memory=None,
+    )
+    stage.begin(0, work)
     feed(0)
     for number in range(2, len(parcels)):
         (state,) = feed(number).lanes

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from longtake.operators.config import ModelConfig
 from longtake.pipeline.media.decode import Scaler, decord_is_here, placement_of
+from longtake.pipeline.media.geometry import PictureFormat
 from longtake.pipeline.media.plan import SECOND_NS, Sampling
 from longtake.pipeline.media.probe import MediaInfo, probe
 from longtake.pipeline.media.segment import Damage, Reader
@@ -76,7 +77,7 @@ def test_every_frame_is_the_one_on_screen(media: Path, config: ModelConfig, pyav
     assert len(shown) == frames
     times = [int((at_s - shown[0][0]) * SECOND_NS) for at_s, _ in shown]
     assert times == sorted(times)
-    placement = placement_of(info.video.picture, 64, 64)
+    placement = placement_of(info.video.picture, PictureFormat(height=64, width=64))
     scaler = Scaler(placement)
     sampling = Sampling(frames=frames)
     plan = make_plan(info, sampling, 8)

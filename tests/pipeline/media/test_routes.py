@@ -20,12 +20,14 @@ from longtake.operators.config import ModelConfig
 from longtake.pipeline.media import cut
 from longtake.pipeline.media.decode import choose_route, decode_segment, decord_is_here
 from longtake.pipeline.media.demux import demux, measure_end_ns
+from longtake.pipeline.media.geometry import PictureFormat
 from longtake.pipeline.media.plan import SECOND_NS, Sampling
 from longtake.pipeline.media.probe import probe
 from longtake.pipeline.media.segment import Pictures, Reader, Segment
 from longtake.pipeline.media.snippets import Damage, Snippet, make_plan, read_snippets
 
 Number = Callable[[Any], int]
+FORM = PictureFormat(height=64, width=64)
 
 
 def numbers(
@@ -44,7 +46,7 @@ def numbers(
 
 def segments_of(path: Path, sampling: Sampling) -> list[Segment]:
     info = probe(path)
-    items = demux(info, make_plan(info, sampling, 8), 64, 64)
+    items = demux(info, make_plan(info, sampling, 8), FORM)
     return [item for item in items if isinstance(item, Segment)]
 
 
@@ -89,7 +91,7 @@ def test_every_frame_of_every_kind(
         assert ("pyav" in {s.route for s in segments}) == (not by_decord)
         for segment in segments:
             # What the rule gives to decord, decord itself can read.
-            assert decode_segment(segment, 64, 64).route == segment.route
+            assert decode_segment(segment).route == segment.route
 
 
 def test_variable_frame_rate_and_late_start(
@@ -120,7 +122,7 @@ def test_a_long_group_is_streamed_and_shows_the_same(
 ) -> None:
     path = write_clip(tmp_path / "long.mp4", frames=500, rate=24, options={"g": "300", "bf": "2", "sc_threshold": "0"})
     info = probe(path)
-    items = list(demux(info, make_plan(info, Sampling(rate_hz=24), 8), 64, 64))
+    items = list(demux(info, make_plan(info, Sampling(rate_hz=24), 8), FORM))
     streamed = [item for item in items if isinstance(item, Pictures)]
     segments = [item for item in items if isinstance(item, Segment)]
     assert streamed and streamed[-1].stop_ns == 300 * SECOND_NS // 24
@@ -227,12 +229,12 @@ def test_pyav_takes_over_where_decord_counts_differently(
         pytest.skip("decord is not installed")
     path = write_clip(tmp_path / "clip.mp4", frames=96, options={"g": "24"})
     segment = segments_of(path, Sampling(rate_hz=24))[0]
-    assert decode_segment(segment, 64, 64).route == "decord"
+    assert decode_segment(segment).route == "decord"
     wrong = replace(segment, packets=segment.packets + 1)
-    pictures = decode_segment(wrong, 64, 64)
+    pictures = decode_segment(wrong)
     assert pictures.route == "pyav" and not pictures.damage
     assert [number_of(p) for p in pictures.frames_NHWC] == list(range(len(segment.sample_ns)))
-    forced = decode_segment(wrong, 64, 64, reader="decord")
+    forced = decode_segment(wrong, reader="decord")
     assert not forced.mask_N.any() and "counts" in forced.damage[0].message
 
 
@@ -241,11 +243,11 @@ def test_what_passes_between_the_stages_can_be_pickled(tmp_path: Path, write_cli
     path = write_clip(tmp_path / "clip.mp4", frames=48, options={"g": "24"}, sound=sound)
     info = pickle.loads(pickle.dumps(probe(path)))
     plan = pickle.loads(pickle.dumps(make_plan(info, Sampling(rate_hz=8), 8)))
-    for item in demux(info, plan, 64, 64):
+    for item in demux(info, plan, FORM):
         copy = pickle.loads(pickle.dumps(item))
         assert type(copy) is type(item)
         if isinstance(item, Segment):
-            left, right = decode_segment(item, 64, 64), decode_segment(copy, 64, 64)
+            left, right = decode_segment(item), decode_segment(copy)
             assert np.array_equal(left.frames_NHWC, right.frames_NHWC)
             assert np.array_equal(pickle.loads(pickle.dumps(left)).mask_N, left.mask_N)
 

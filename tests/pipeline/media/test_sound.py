@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from longtake.operators.config import ModelConfig
 from longtake.operators.log_mel import log_mel
 from longtake.pipeline.media.demux import demux
+from longtake.pipeline.media.geometry import PictureFormat
 from longtake.pipeline.media.mel_stream import BLOCK, MelStream
 from longtake.pipeline.media.plan import SECOND_NS, Sampling
 from longtake.pipeline.media.probe import probe
@@ -30,6 +31,7 @@ SOUND_HZ = 48_000
 FRAMES, FRAME_HZ = 144, 24
 
 Clip = Callable[..., Path]
+FORM = PictureFormat(height=64, width=64)
 
 
 def _flash(number: int) -> NDArray[np.uint8]:
@@ -51,7 +53,7 @@ def whole_sound(path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """The continuous sound of a file, and where it has any."""
     info = probe(path)
     waves, heard, position = [], [], 0
-    for item in demux(info, make_plan(info, Sampling(rate_hz=1), 8), 64, 64):
+    for item in demux(info, make_plan(info, Sampling(rate_hz=1), 8), FORM):
         if isinstance(item, SoundChunk):
             assert item.first == position
             position += item.samples
@@ -166,7 +168,7 @@ def test_sound_that_ends_early_is_not_waited_for(tmp_path: Path, config: ModelCo
     info = probe(path)
     plan = make_plan(info, Sampling(rate_hz=1), 8)
     reached, silence = 0, 0
-    for item in demux(info, plan, 64, 64):
+    for item in demux(info, plan, FORM):
         if isinstance(item, SoundChunk):
             silence += item.samples if item.wave_S is None else 0
         elif hasattr(item, "stop_ns"):
