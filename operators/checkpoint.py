@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
@@ -16,6 +17,9 @@ from longtake.operators.config import ModelConfig
 from longtake.operators.errors import CheckpointError
 from longtake.operators.model import LongTakeModel
 from longtake.operators.world.questions import word_list
+
+if TYPE_CHECKING:
+    from longtake.operators.pretrained import Towers
 
 SHIPPED = Path(__file__).resolve().parent / "weights"
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
@@ -71,9 +75,10 @@ def load_model(name_or_path: str) -> LoadedModel:
         weights = load_file(path / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path / WEIGHTS}: {error}") from error
+    towers = _load_towers(path, config)
     try:
         with torch.device("meta"):
-            model = LongTakeModel(config)
+            model = LongTakeModel(config, towers)
     except (ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError) as error:
         raise CheckpointError(f"{path / CONFIG}: no model can be built from it: {error}") from error
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
@@ -82,7 +87,7 @@ def load_model(name_or_path: str) -> LoadedModel:
         wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
         raise CheckpointError(f"{path / WEIGHTS}: {len(wrong)} tensors are not what the config says, first {wrong[0]}")
     # Built a second time for its fixed buffers, which a meta device cannot compute.
-    model = LongTakeModel(config)
+    model = LongTakeModel(config, towers)
     model.load_state_dict(weights)
     try:
         tokenizer = ChatTokenizer.load(path / TOKENIZER)
@@ -97,8 +102,19 @@ def load_model(name_or_path: str) -> LoadedModel:
     )
 
 
+def _load_towers(path: Path, config: ModelConfig) -> Towers | None:
+    if config.video.pretrained is None and config.audio.pretrained is None:
+        return None
+    from longtake.operators.pretrained import load_towers
+
+    try:
+        return load_towers(config, path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path / CONFIG}: {error}") from error
+
+
 def save_model(path: Path, model: LongTakeModel, tokenizer: ChatTokenizer) -> None:
-    """Write a checkpoint directory; weights in float32."""
+    """Write a checkpoint directory; weights in float32. Of a frozen public encoder only the projection is written."""
     path.mkdir(parents=True, exist_ok=True)
     (path / CONFIG).write_text(model.config.to_json())
     tokenizer.save(path / TOKENIZER)
@@ -120,8 +136,17 @@ def random_model(config: ModelConfig, seed: int = 0) -> LoadedModel:
 
 
 def fingerprint(model: LongTakeModel) -> str:
-    """Sixteen hex digits of the config and of every weight."""
-    digest = hashlib.sha256(model.config.to_json().encode())
+    """Sixteen hex digits of the config and of every weight.
+
+    A public encoder counts by its own fingerprint, wherever its directory lies.
+    """
+    config = model.config
+    if config.video.pretrained is not None or config.audio.pretrained is not None:
+        from longtake.operators.pretrained.towers import by_fingerprint
+
+        video, audio = (getattr(part, "fingerprint", None) for part in (model.video_encoder, model.audio_encoder))
+        config = by_fingerprint(config, video=video, audio=audio)
+    digest = hashlib.sha256(config.to_json().encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().float().contiguous().cpu().numpy().tobytes())

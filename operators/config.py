@@ -55,21 +55,50 @@ class TransformerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PretrainedConfig:
+    """A public encoder from transformers in the place of our own; see `longtake.operators.pretrained`.
+
+    `source` is a directory, absolute or relative to the checkpoint's own, or a hub name. `layer` is which of the
+    class's `hidden_states` is wanted, None the last. Where `trained` is off the weights stay as published: a
+    checkpoint then names them and holds no copy.
+    """
+
+    source: str
+    layer: int | None = None
+    trained: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.source, str) or not self.source:
+            raise ValueError(f"a pretrained encoder's source is a directory or a hub name, not {self.source!r}")
+        if self.layer is not None and not isinstance(self.layer, int):
+            raise ValueError(f"a pretrained encoder's layer is a whole number or null, not {self.layer!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class VideoConfig:
     """What a snippet's pictures look like and how they become tokens.
 
-    Pictures are resized with their aspect kept and padded with black to `height` x `width` ("letterbox").
+    Pictures are resized with their aspect kept and padded with black to `height` x `width` ("letterbox"). They become
+    tokens by our own encoder, of `tubes` and `encoder`, or by a `pretrained` one, which resizes them once more where
+    its checkpoint wants another size.
     """
 
     frames: int
     height: int
     width: int
-    tubes: tuple[Tube, ...]
-    encoder: TransformerConfig
+    tubes: tuple[Tube, ...] = ()
+    encoder: TransformerConfig | None = None
+    pretrained: PretrainedConfig | None = None
 
     def __post_init__(self) -> None:
         if min(self.frames, self.height, self.width) < 1:
             raise ValueError(f"video of {self.frames} x {self.height} x {self.width}: every side must be at least 1")
+        if self.pretrained is not None:
+            if self.tubes or self.encoder is not None:
+                raise ValueError("VideoConfig: 'pretrained' stands in the place of 'tubes' and 'encoder'; not both")
+            return
+        if self.encoder is None:
+            raise ValueError("VideoConfig: 'tubes' and 'encoder', or 'pretrained', are wanted")
         if not self.tubes:
             raise ValueError("a video encoder needs at least one tube")
         for tube in self.tubes:
@@ -88,23 +117,38 @@ class AudioConfig:
 
     The spectrogram is computed on the file's continuous 16 kHz mono stream with a 10 ms hop; the mel frames whose
     centre lies in the snippet are area-resampled to `frames`.
+
+    A `pretrained` encoder hears the wave itself: `frames` is then how many samples the longest snippet has, and `mels`
+    is 1. Nothing is resampled: a shorter snippet is filled up with silence, and a longer one is refused.
     """
 
     frames: int
-    mels: int
-    patch: tuple[int, int]  # (frames, mels)
-    encoder: TransformerConfig
+    mels: int = 1
+    patch: tuple[int, int] = (0, 0)  # (frames, mels)
+    encoder: TransformerConfig | None = None
     sample_rate_hz: int = 16_000
     hop: int = 160
     fft: int = 400
+    pretrained: PretrainedConfig | None = None
 
     def __post_init__(self) -> None:
+        if self.pretrained is not None:
+            if self.patch != (0, 0) or self.encoder is not None:
+                raise ValueError("AudioConfig: 'pretrained' stands in the place of 'patch' and 'encoder'; not both")
+            if self.mels != 1 or self.frames < 1:
+                raise ValueError(
+                    f"a pretrained encoder hears a wave of 'frames' samples, its 'mels' is 1,"
+                    f" not {self.frames} x {self.mels}"
+                )
+            return
+        if self.encoder is None or min(self.patch) < 1:
+            raise ValueError("AudioConfig: 'patch' and 'encoder', or 'pretrained', are wanted")
         if self.frames % self.patch[0] or self.mels % self.patch[1]:
             raise ValueError(f"a spectrogram of {self.frames} x {self.mels} does not divide into patches {self.patch}")
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(patches in time, patches in frequency)."""
+        """(patches in time, patches in frequency) of our own encoder."""
         return (self.frames // self.patch[0], self.mels // self.patch[1])
 
 
@@ -187,7 +231,7 @@ class ModelConfig:
 
     def to_json(self) -> str:
         """The config as indented JSON; `from_json` reads it back to an equal object."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        return json.dumps(_plain(self), indent=2) + "\n"
 
     @staticmethod
     def from_json(text: str) -> ModelConfig:
@@ -205,7 +249,16 @@ class ModelConfig:
 
     def fingerprint(self) -> str:
         """Sixteen hex digits that change with the config (not with the weights)."""
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(_plain(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _plain(config: ModelConfig) -> dict[str, Any]:
+    """The config as plain values, each encoder by the fields of its kind alone."""
+    plain = dataclasses.asdict(config)
+    for part, own in (("video", ("tubes", "encoder")), ("audio", ("patch", "encoder", "hop", "fft"))):
+        for name in ("pretrained",) if plain[part]["pretrained"] is None else own:
+            del plain[part][name]
+    return plain
 
 
 T = TypeVar("T")
@@ -224,7 +277,7 @@ def _build(kind: type[T], data: Any) -> T:
         nested = _NESTED.get((kind.__name__, name))
         if nested is not None and isinstance(value, list):
             values[name] = tuple(_build(nested, item) for item in value)
-        elif nested is not None:
+        elif nested is not None and not (value is None and name == "pretrained"):
             values[name] = _build(nested, value)
         else:
             values[name] = tuple(value) if isinstance(value, list) else value
@@ -242,7 +295,9 @@ _NESTED: dict[tuple[str, str], type[Any]] = {
     ("ModelConfig", "text"): TextConfig,
     ("VideoConfig", "tubes"): Tube,
     ("VideoConfig", "encoder"): TransformerConfig,
+    ("VideoConfig", "pretrained"): PretrainedConfig,
     ("AudioConfig", "encoder"): TransformerConfig,
+    ("AudioConfig", "pretrained"): PretrainedConfig,
     ("CombinerConfig", "transformer"): TransformerConfig,
     ("LatentConfig", "transformer"): TransformerConfig,
     ("TextConfig", "transformer"): TransformerConfig,

@@ -72,6 +72,8 @@ class VideoEncoder(nn.Module):
 
     def __init__(self, config: VideoConfig, width: int) -> None:
         super().__init__()
+        if config.encoder is None:
+            raise ValueError("the config names a public video encoder, which is no part of ours")
         self.config = config
         self.tubes = nn.ModuleList(TubeEmbedding(tube, config.clip, width) for tube in config.tubes)
         self.transformer = Transformer(width, config.encoder)
@@ -116,6 +118,8 @@ class AudioEncoder(nn.Module):
 
     def __init__(self, config: AudioConfig, width: int) -> None:
         super().__init__()
+        if config.encoder is None:
+            raise ValueError("the config names a public audio encoder, which is no part of ours")
         self.config = config
         self.dense = nn.Linear(config.patch[0] * config.patch[1], width)
         times, bands = config.grid

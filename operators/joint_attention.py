@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor
 from torch import cat as concatenate
 
+from longtake.operators.encoders import AudioEncoder, VideoEncoder
 from longtake.operators.model import LongTakeModel
 
 
@@ -27,6 +28,8 @@ def joint_attention(
 
     Every picture and mel frame is taken to be there: masks say which stand for others, and hide nothing.
     """
+    if not (isinstance(model.video_encoder, VideoEncoder) and isinstance(model.audio_encoder, AudioEncoder)):
+        raise ValueError("joint attention is over our own encoders' tubes and patches")
     video_SND, _ = model.video_encoder.embed(frames_SFHWC, frame_mask_SF)
     audio_SND, _ = model.audio_encoder.embed(mel_SAM, mel_mask_SA)
     tokens_VND = rearrange(concatenate([video_SND, audio_SND], dim=1), "(v t) n d -> v (t n) d", v=videos)

@@ -1,9 +1,12 @@
 """The whole model: encoders, combiner, latent model and text decoder (Mirasol3B, arXiv 2311.05698).
 
-Shapes: B videos, T snippets, S = B * T snippets, F pictures, m tokens a snippet, D width.
+Shapes: B videos, T snippets, S = B * T snippets, F pictures, A mel frames or samples, M mels, m tokens a snippet,
+D width.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -11,26 +14,57 @@ from longtake.operators import combiners
 from longtake.operators.combiners import Features
 from longtake.operators.config import ModelConfig
 from longtake.operators.encoders import AudioEncoder, VideoEncoder
+from longtake.operators.feature_layout import feature_layout
 from longtake.operators.latent import LatentModel
 from longtake.operators.text import TextDecoder
 
+if TYPE_CHECKING:
+    from longtake.operators.pretrained import PictureEncoder, SoundEncoder, Towers
+
 
 class LongTakeModel(nn.Module):
-    """Five parts with one config; each may be called alone, since indexing and answering use different ones."""
+    """Five parts with one config; each may be called alone, since indexing and answering use different ones.
 
-    def __init__(self, config: ModelConfig) -> None:
+    Where the config names public encoders, `towers` are these; None loads them.
+
+    Raises:
+        CheckpointError: a public encoder cannot be loaded.
+        ValueError: the parts do not fit together.
+    """
+
+    video_encoder: VideoEncoder | PictureEncoder
+    audio_encoder: AudioEncoder | SoundEncoder
+
+    def __init__(self, config: ModelConfig, towers: Towers | None = None) -> None:
         super().__init__()
         self.config = config
-        self.video_encoder = VideoEncoder(config.video, config.width)
-        self.audio_encoder = AudioEncoder(config.audio, config.width)
-        self.combiner = combiners.build(config)
+        if towers is None and (config.video.pretrained or config.audio.pretrained):
+            from longtake.operators.pretrained import load_towers
+
+            towers = load_towers(config)
+        video_grid, audio_grid = None, None
+        if towers is not None and towers.video is not None:
+            self.video_encoder = towers.video.for_model(config.video, config.width)
+            video_grid = towers.video.grid(*config.video.clip)
+        else:
+            self.video_encoder = VideoEncoder(config.video, config.width)
+        if towers is not None and towers.audio is not None:
+            self.audio_encoder = towers.audio.for_model(config.audio, config.width)
+            audio_grid = towers.audio.grid(config.audio.frames)[:2]
+        else:
+            self.audio_encoder = AudioEncoder(config.audio, config.width)
+        self.combiner = combiners.build(config, feature_layout(config, video=video_grid, audio=audio_grid))
         self.latent_model = LatentModel(config)
         self.text_decoder = TextDecoder(config)
 
-    def features(self, frames_SFHWC: Tensor, frame_mask_SF: Tensor, mel_SAM: Tensor, mel_mask_SA: Tensor) -> Features:
-        """Encode snippets one by one: uint8 pictures and float log-mel with their masks to features."""
+    def features(
+        self, frames_SFHWC: Tensor, frame_mask_SF: Tensor, sound_SAM: Tensor, sound_mask_SA: Tensor
+    ) -> Features:
+        """Encode snippets one by one: uint8 pictures, and float log-mel or waves (M is 1), with their masks."""
         video_SND, video_mask_SN = self.video_encoder(frames_SFHWC, frame_mask_SF)
-        audio_SND, audio_mask_SN = self.audio_encoder(mel_SAM, mel_mask_SA)
+        if self.config.audio.pretrained is not None:
+            sound_SAM = sound_SAM.squeeze(-1)
+        audio_SND, audio_mask_SN = self.audio_encoder(sound_SAM, sound_mask_SA)
         return Features(
             video_BND=video_SND, video_mask_BN=video_mask_SN, audio_BND=audio_SND, audio_mask_BN=audio_mask_SN
         )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from longtake.operators.combiners.base import Combiner, Features
 from longtake.operators.combiners.grid import grid_of, masked_pool, pooled_sound, pooling_weights
 from longtake.operators.config import ModelConfig
+from longtake.operators.feature_layout import FeatureLayout
 
 # The squeeze-and-excitation bottleneck, as a part of the width, rounded up to whole vectors of the CPU: the last few
 # numbers of a tensor that does not fill them are computed otherwise, and the last lane would differ in its last bits.
@@ -32,12 +33,12 @@ class CAbstractor(Combiner):
         ValueError: the config has no grid, see `grid_of`, or its depth is 0.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: ModelConfig, layout: FeatureLayout | None = None) -> None:
+        super().__init__(config, layout)
         width, depth = config.width, config.combiner.transformer.depth
         if depth < 1:
             raise ValueError("the c_abstractor combiner needs depth >= 1")
-        self.grid = grid_of(config)
+        self.grid = grid_of(config, self.layout)
         _, rows, columns = self.grid.patches
         self.video_position_YXD = nn.Parameter(torch.randn(rows, columns, width) * 0.02)
         self.audio_position_YXD = nn.Parameter(torch.randn(*self.grid.audio, width) * 0.02)

@@ -13,6 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from longtake.operators.config import ModelConfig
+from longtake.operators.feature_layout import FeatureLayout, feature_layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +40,14 @@ class Combiner(nn.Module, ABC):
     """Joins a snippet's video and audio features and compresses them to `config.combiner.tokens` tokens.
 
     A combiner without memory has K = 0. Memory is float32 whatever the weights' dtype, since it is carried over
-    hours of video and stored beside the tokens.
+    hours of video and stored beside the tokens. `layout` says how the features lie; None is as the config's own
+    encoders lay them.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layout: FeatureLayout | None = None) -> None:
         super().__init__()
         self.config = config
+        self.layout = layout or feature_layout(config)
         self.tokens = config.combiner.tokens
 
     def initial_memory(self, lanes: int) -> Tensor:
@@ -69,8 +72,8 @@ class Combiner(nn.Module, ABC):
         return torch.stack(steps, dim=1), memory_BKD
 
 
-def build(config: ModelConfig) -> Combiner:
-    """The combiner that `config.combiner.name` names.
+def build(config: ModelConfig, layout: FeatureLayout | None = None) -> Combiner:
+    """The combiner that `config.combiner.name` names, for features that lie as `layout` says.
 
     Raises:
         ValueError: the combiner cannot be made of the config: no layers, or no grid where it needs one.
@@ -87,4 +90,4 @@ def build(config: ModelConfig) -> Combiner:
         "attention_pool": AttentionPool,
         "c_abstractor": CAbstractor,
     }
-    return kinds[config.combiner.name](config)
+    return kinds[config.combiner.name](config, layout)

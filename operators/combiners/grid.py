@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from longtake.operators.config import ModelConfig
+from longtake.operators.feature_layout import FeatureLayout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,29 +40,29 @@ class Grid:
         return video_BND[:, self.first : self.first + self.count]
 
 
-def grid_of(config: ModelConfig) -> Grid:
-    """The grid of a config.
+def grid_of(config: ModelConfig, layout: FeatureLayout) -> Grid:
+    """The grid of a config whose features lie as `layout` says.
 
     Raises:
         ValueError: there is no tube of one frame, or several, or the tokens cannot be laid out on its grid.
     """
     name, tokens = config.combiner.name, config.combiner.tokens
-    grids = [tube.grid(config.video.clip) for tube in config.video.tubes]
-    flat = [index for index, tube in enumerate(config.video.tubes) if tube.kernel[0] == 1]
+    grids = layout.video
+    flat = [index for index, is_flat in enumerate(layout.flat) if is_flat]
     if len(flat) != 1:
         raise ValueError(f"the {name} combiner needs exactly one tube of one frame (2D patches), not {len(flat)}")
     patches = grids[flat[0]]
     first = sum(frames * rows * columns for frames, rows, columns in grids[: flat[0]])
-    times = min(patches[0], config.audio.grid[0])
+    times = min(patches[0], layout.audio[0])
     sides = range(min(patches[1], patches[2]), 0, -1)
     side = next((n for n in sides if tokens % (n * n) == 0 and tokens // (n * n) <= times), None)
     if side is None:
         raise ValueError(
             f"the {name} combiner cannot lay out {tokens} tokens as times x n x n on a grid of {patches}"
-            f" (frames, rows, columns) patches with {config.audio.grid[0]} patches of sound in time"
+            f" (frames, rows, columns) patches with {layout.audio[0]} patches of sound in time"
         )
     cells = (tokens // (side * side), side, side)
-    return Grid(first=first, patches=patches, audio=config.audio.grid, cells=cells)
+    return Grid(first=first, patches=patches, audio=layout.audio, cells=cells)
 
 
 def pooling_weights(sizes: tuple[int, ...], cells: tuple[int, ...]) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from longtake.operators.combiners.base import Combiner, Features
 from longtake.operators.combiners.grid import grid_of, masked_pool, pooled_sound, pooling_weights
 from longtake.operators.config import ModelConfig, TransformerConfig
+from longtake.operators.feature_layout import FeatureLayout
 from longtake.operators.layers import MLP, Attention
 
 
@@ -27,9 +28,9 @@ class AveragePool(Combiner):
         ValueError: the config has no grid, see `grid_of`.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
-        self.grid = grid_of(config)
+    def __init__(self, config: ModelConfig, layout: FeatureLayout | None = None) -> None:
+        super().__init__(config, layout)
+        self.grid = grid_of(config, self.layout)
         times, rows, columns = self.grid.cells
         self.cells_a_time = rows * columns
         self.silence_D = nn.Parameter(torch.randn(config.width) * 0.02)
@@ -50,8 +51,8 @@ class AveragePool(Combiner):
 class AttentionPool(Combiner):
     """m learned queries that attend to all features, `depth` times; depth 1 is the plain attention pool of MM1."""
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: ModelConfig, layout: FeatureLayout | None = None) -> None:
+        super().__init__(config, layout)
         depth = config.combiner.transformer.depth
         if depth < 1:
             raise ValueError("the attention_pool combiner needs depth >= 1")

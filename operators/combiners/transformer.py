@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from longtake.operators.combiners.base import Combiner, Features
 from longtake.operators.config import ModelConfig
+from longtake.operators.feature_layout import FeatureLayout
 from longtake.operators.layers import Block, key_bias, sinusoid
 
 
@@ -22,8 +23,8 @@ class TransformerCombiner(Combiner):
     before it: the carried memory is one row that counts them and `history * m` rows that hold them, newest last.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: ModelConfig, layout: FeatureLayout | None = None) -> None:
+        super().__init__(config, layout)
         width = config.width
         self.history = config.combiner.history if config.combiner.scope == "all_so_far" else 0
         self.queries_mD = nn.Parameter(torch.randn(self.tokens, width) * 0.02)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from longtake.operators.combiners.base import Combiner, Features
 from longtake.operators.config import CombinerConfig, ModelConfig
+from longtake.operators.feature_layout import FeatureLayout
 from longtake.operators.layers import Transformer, sinusoid
 from longtake.operators.token_summary import TokenSummary
 
@@ -74,11 +75,11 @@ class TTMCombiner(Combiner):
     does the memory.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: ModelConfig, layout: FeatureLayout | None = None) -> None:
+        super().__init__(config, layout)
         combiner, width = config.combiner, config.width
         self.initial_KD = nn.Parameter(torch.randn(combiner.memory_tokens, width))
-        self.unit = TokenTuringUnit(width, input_tokens(config), combiner)
+        self.unit = TokenTuringUnit(width, self.layout.tokens, combiner)
 
     def initial_memory(self, lanes: int) -> Tensor:
         return self.initial_KD.float().expand(lanes, -1, -1)
@@ -91,10 +92,3 @@ class TTMCombiner(Combiner):
             input_BND = input_BND + stamp_BD[:, None].to(input_BND.dtype)
         next_BKD, tokens_BRD = self.unit(memory_BKD, input_BND, mask_BN)
         return tokens_BRD, next_BKD
-
-
-def input_tokens(config: ModelConfig) -> int:
-    """How many feature tokens, of pictures and sound together, the encoders give a snippet."""
-    grids = [tube.grid(config.video.clip) for tube in config.video.tubes]
-    times, bands = config.audio.grid
-    return sum(frames * rows * columns for frames, rows, columns in grids) + times * bands

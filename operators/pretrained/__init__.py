@@ -6,5 +6,6 @@ features_SND, mask_SN = pictures(frames_SFHWC, frame_mask_SF)
 
 from longtake.operators.pretrained.pictures import PictureEncoder, load_picture_encoder
 from longtake.operators.pretrained.sound import SoundEncoder, load_sound_encoder
+from longtake.operators.pretrained.towers import Towers, load_towers
 
-__all__ = ["PictureEncoder", "SoundEncoder", "load_picture_encoder", "load_sound_encoder"]
+__all__ = ["PictureEncoder", "SoundEncoder", "Towers", "load_picture_encoder", "load_sound_encoder", "load_towers"]

@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from longtake.operators.config import VideoConfig
 from longtake.operators.encoders import fill_index
 from longtake.operators.errors import CheckpointError
 from longtake.operators.pretrained.preparation import PicturePreparation, read_preparation
 from longtake.operators.pretrained.tower import Loaded, Source, load_tower
+from longtake.operators.pretrained.tower_encoder import TowerEncoder, grid_positions
 
 
 def _siglip_source(loaded: str, inner: str = "") -> Source:
@@ -103,30 +105,35 @@ class VideoTower(PictureTower):
         return features_SND
 
 
-class PictureEncoder(nn.Module):
-    """A public tower and a projection to the model's width; it serves where `VideoEncoder` does.
+class PictureEncoder(TowerEncoder):
+    """A public tower and a projection to the model's width; it serves where `VideoEncoder` does."""
 
-    The projection is always trained, the tower only where `trained` says so; without a `width` there is none, and
-    the features are the tower's own. `fingerprint` names the weights, for what is stored of them.
-    """
+    tower: PictureTower
 
-    def __init__(self, tower: PictureTower, *, width: int | None, trained: bool, fingerprint: str) -> None:
-        super().__init__()
-        self.tower = tower
-        self.trained = trained
-        self.fingerprint = fingerprint
-        self.width = tower.width if width is None else width
-        self.projection: nn.Module = nn.Identity() if width is None else nn.Linear(tower.width, width)
-        if not trained:
-            tower.requires_grad_(False)
-        self.train(self.training)
+    def __init__(
+        self,
+        tower: PictureTower,
+        *,
+        width: int | None,
+        trained: bool,
+        fingerprint: str,
+        position_ND: Tensor | None = None,
+    ) -> None:
+        super().__init__(
+            tower,
+            tower_width=tower.width,
+            width=width,
+            trained=trained,
+            fingerprint=fingerprint,
+            position_ND=position_ND,
+        )
 
-    def train(self, mode: bool = True) -> Self:
-        """As of any module, but a frozen tower stays in evaluation mode."""
-        super().train(mode)
-        if not self.trained:
-            self.tower.eval()
-        return self
+    def for_model(self, config: VideoConfig, width: int) -> PictureEncoder:
+        """The same tower with a projection to a model's width, and the places of its features in the snippet."""
+        place_ND = grid_positions(self.grid(*config.clip), config.clip, width)
+        return PictureEncoder(
+            self.tower, width=width, trained=self.trained, fingerprint=self.fingerprint, position_ND=place_ND
+        )
 
     def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
         """A snippet's features: steps in time, rows, columns; their product is N."""
@@ -145,13 +152,6 @@ class PictureEncoder(nn.Module):
         """
         features_SND, mask_SN = self.features(frames_SFHWC, frame_mask_SF)
         return self.project(features_SND), mask_SN
-
-    def project(self, features_SND: Tensor) -> Tensor:
-        """The tower's features, fresh or stored, in the model's width."""
-        if isinstance(self.projection, nn.Linear):
-            features_SND = features_SND.to(self.projection.weight.dtype)
-        projected: Tensor = self.projection(features_SND)
-        return projected
 
     def features(self, frames_SFHWC: Tensor, frame_mask_SF: Tensor) -> tuple[Tensor, Tensor]:
         """The tower's own features [S, N, D], worth storing while it is frozen; otherwise as `forward`."""

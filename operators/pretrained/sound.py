@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from longtake.operators.config import AudioConfig
 from longtake.operators.errors import CheckpointError
 from longtake.operators.pretrained.spectrogram import ClapFront, KaldiFront, WhisperFront
 from longtake.operators.pretrained.tower import Loaded, Source, load_tower, resolve_layer
+from longtake.operators.pretrained.tower_encoder import TowerEncoder, grid_positions
 
 # model_type of config.json: where transformers keeps the tower.
 SOURCES = {
@@ -141,31 +142,53 @@ class ClapTower(SoundTower):
         return features_STBD
 
 
-class SoundEncoder(nn.Module):
-    """A public tower and a projection to the model's width; it serves where `AudioEncoder` does, but hears the wave.
+class SoundEncoder(TowerEncoder):
+    """A public tower and a projection to the model's width; it serves where `AudioEncoder` does, but hears the wave."""
 
-    The projection is always trained, the tower only where `trained` says so; without a `width` there is none, and
-    the features are the tower's own. `fingerprint` names the weights, for what is stored of them.
-    """
+    tower: SoundTower
 
-    def __init__(self, tower: SoundTower, *, rate_hz: int, width: int | None, trained: bool, fingerprint: str) -> None:
-        super().__init__()
-        self.tower = tower
+    def __init__(
+        self,
+        tower: SoundTower,
+        *,
+        rate_hz: int,
+        width: int | None,
+        trained: bool,
+        fingerprint: str,
+        position_ND: Tensor | None = None,
+    ) -> None:
+        super().__init__(
+            tower,
+            tower_width=tower.width,
+            width=width,
+            trained=trained,
+            fingerprint=fingerprint,
+            position_ND=position_ND,
+        )
         self.rate_hz = rate_hz
-        self.trained = trained
-        self.fingerprint = fingerprint
-        self.width = tower.width if width is None else width
-        self.projection: nn.Module = nn.Identity() if width is None else nn.Linear(tower.width, width)
-        if not trained:
-            tower.requires_grad_(False)
-        self.train(self.training)
 
-    def train(self, mode: bool = True) -> Self:
-        """As of any module, but a frozen tower stays in evaluation mode."""
-        super().train(mode)
-        if not self.trained:
-            self.tower.eval()
-        return self
+    def for_model(self, config: AudioConfig, width: int) -> SoundEncoder:
+        """The same tower with a projection to a model's width, and the places of its features in the snippet.
+
+        Raises:
+            ValueError: the model's snippets are longer than what the tower hears as a whole.
+        """
+        if config.frames > self.most_samples:
+            raise ValueError(
+                f"a snippet of {config.frames} samples is longer than the {self.most_samples} samples"
+                f" ({self.most_samples / self.rate_hz:g} s) that the audio encoder hears at once"
+            )
+        # In the units of our own encoder's grid: frames of 10 ms, and bands.
+        grid = self.grid(config.frames)
+        place_ND = grid_positions(grid, (100 * config.frames / self.rate_hz, float(grid[1]), 0.0), width)
+        return SoundEncoder(
+            self.tower,
+            rate_hz=self.rate_hz,
+            width=width,
+            trained=self.trained,
+            fingerprint=self.fingerprint,
+            position_ND=place_ND,
+        )
 
     @property
     def most_samples(self) -> int:
@@ -174,7 +197,8 @@ class SoundEncoder(nn.Module):
 
     def grid(self, samples: int) -> tuple[int, int, int]:
         """Features of waves of so many samples: steps in time, bands from low to high, 1; their product is N."""
-        length = self._lengths(torch.tensor([samples]))
+        # A number, even where a model is only sketched on the meta device.
+        length = self._lengths(torch.tensor([samples], device="cpu"))
         return max(1, int(self.tower.count(length))), self.tower.bands, 1
 
     def forward(self, wave_SP: Tensor, mask_SP: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,13 +214,6 @@ class SoundEncoder(nn.Module):
         """
         features_SND, mask_SN = self.features(wave_SP, mask_SP)
         return self.project(features_SND), mask_SN
-
-    def project(self, features_SND: Tensor) -> Tensor:
-        """The tower's features, fresh or stored, in the model's width."""
-        if isinstance(self.projection, nn.Linear):
-            features_SND = features_SND.to(self.projection.weight.dtype)
-        projected: Tensor = self.projection(features_SND)
-        return projected
 
     def features(self, wave_SP: Tensor, mask_SP: Tensor) -> tuple[Tensor, Tensor]:
         """The tower's own features [S, N, D], worth storing while it is frozen; otherwise as `forward`."""

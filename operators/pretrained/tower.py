@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from longtake.operators.errors import CheckpointError
+from longtake.operators.vlm.class_loading import load_class
 from longtake.operators.vlm.loading import locate, read_config, require_transformers, resolve_device, resolve_dtype
-from longtake.operators.vlm.weights import check_memory, fingerprint, one_line, weight_files
+from longtake.operators.vlm.weights import check_memory, fingerprint, weight_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,20 +66,7 @@ def load_tower(
     source = sources[kind]
     files = weight_files(folder)
     check_memory(folder, files, wanted, target)
-    try:
-        model, report = getattr(transformers, source.loaded).from_pretrained(
-            folder, dtype=wanted, use_safetensors=True, local_files_only=True, trust_remote_code=False,
-            output_loading_info=True,
-        )  # fmt: skip
-    except Exception as error:  # transformers raises whatever the config or the files led it to
-        raise CheckpointError(
-            f"{folder}: {source.loaded} cannot be loaded: {type(error).__name__}: {one_line(error)}"
-        ) from error
-    # A tensor of the tower that is not there, or of another shape, would be left random.
-    wrong = [*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]
-    wrong = sorted(key for key in wrong if not source.inner or key.startswith(source.inner + "."))
-    if wrong:
-        raise CheckpointError(f"{folder}: {len(wrong)} tensors are not what config.json says, first {wrong[0]}")
+    model = load_class(transformers, source.loaded, folder, wanted, inner=source.inner)
     tower = model.get_submodule(source.inner)
     if source.layers:
         cut(tower, source, layer, folder)

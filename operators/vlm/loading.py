@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from longtake.operators.errors import CheckpointError
+from longtake.operators.vlm.class_loading import load_class
 from longtake.operators.vlm.family import Family
 from longtake.operators.vlm.llava_onevision import LlavaOnevision
 from longtake.operators.vlm.model import VLM
@@ -54,19 +55,7 @@ def load_vlm(path: str | Path, dtype: str | torch.dtype = "float32", device: str
     files = weight_files(folder)
     check_memory(folder, files, wanted, target)
     tokenizer = _load_tokenizer(transformers, folder)
-    try:
-        model, report = getattr(transformers, name).from_pretrained(
-            folder, dtype=wanted, use_safetensors=True, local_files_only=True, trust_remote_code=False,
-            output_loading_info=True,
-        )  # fmt: skip
-    except Exception as error:  # transformers raises whatever the config or the files led it to
-        raise CheckpointError(
-            f"{folder}: {name} cannot be loaded: {type(error).__name__}: {one_line(error)}"
-        ) from error
-    # A mismatched tensor or one that is not there would be left random.
-    wrong = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
-    if wrong:
-        raise CheckpointError(f"{folder}: {len(wrong)} tensors are not what config.json says, first {wrong[0]}")
+    model = load_class(transformers, name, folder, wanted)
     model = model.to(target).eval().requires_grad_(False)
     return VLM(
         family=family(model, tokenizer, folder),

@@ -41,11 +41,11 @@ def test_mirasol_3b_has_the_size_of_the_paper() -> None:
 
 def test_mirasol_3b_fits_together() -> None:
     from longtake.operators.combiners import Features
-    from longtake.operators.combiners.ttm import input_tokens
+    from longtake.operators.feature_layout import feature_layout
     from longtake.operators.model import LongTakeModel
 
     config = presets.mirasol_3b()
-    assert input_tokens(config) == 539 + 16 * 8
+    assert feature_layout(config).tokens == 539 + 16 * 8
     with torch.device("meta"), torch.no_grad():
         model = LongTakeModel(config)
         features = Features(

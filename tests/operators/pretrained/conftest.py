@@ -10,6 +10,18 @@ from typing import Any
 import pytest
 import torch
 
+from longtake.operators.config import (
+    AudioConfig,
+    CombinerConfig,
+    LatentConfig,
+    ModelConfig,
+    PretrainedConfig,
+    TextConfig,
+    TransformerConfig,
+    Tube,
+    VideoConfig,
+)
+
 try:
     import transformers
 except ImportError:  # an extra: without it the tests that need a model are skipped
@@ -147,3 +159,33 @@ def uncut(directory: Callable[[str], Path]) -> Callable[[str], Any]:
         return made[name]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def tower_config(directory: Callable[[str], Path]) -> Callable[..., ModelConfig]:
+    """Builds a small model's config on public encoders, by their names above; None leaves the model its own encoder."""
+
+    def build(video: str | None = "siglip", audio: str | None = "whisper", **changes: Any) -> ModelConfig:
+        layer = TransformerConfig(depth=1, heads=2, mlp_ratio=2.0)
+        pictures: dict[str, Any] = {"frames": 4, "height": 24, "width": 32}
+        if video is None:
+            tube = Tube(kernel=(1, 8, 8), stride=(1, 8, 8))
+            made_video = VideoConfig(**pictures, tubes=(tube,), encoder=layer)
+        else:
+            made_video = VideoConfig(**pictures, pretrained=PretrainedConfig(source=str(directory(video))))
+        if audio is None:
+            made_audio = AudioConfig(frames=16, mels=16, patch=(4, 8), encoder=layer)
+        else:
+            made_audio = AudioConfig(frames=16_000, pretrained=PretrainedConfig(source=str(directory(audio))))
+        combiner: dict[str, Any] = {"name": "transformer", "tokens": 4, "transformer": layer}
+        return ModelConfig(
+            name="on towers",
+            width=24,
+            video=made_video,
+            audio=made_audio,
+            combiner=CombinerConfig(**(combiner | changes)),
+            latent=LatentConfig(transformer=layer, reconstruct_video=8, reconstruct_audio=4),
+            text=TextConfig(vocabulary=80, context=64, transformer=layer, kv_heads=1),
+        )
+
+    return build

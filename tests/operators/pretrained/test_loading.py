@@ -158,7 +158,7 @@ def test_a_tower_that_was_published_alone_is_the_same(
     uncut(name).get_submodule(inner).save_pretrained(tmp_path)
     shutil.copy(directory(name) / "preprocessor_config.json", tmp_path)
     loader = load_sound_encoder if name in ("clap", "ast") else load_picture_encoder
-    whole, alone = (loader(path, layer=-2).state_dict() for path in (directory(name), tmp_path))
+    whole, alone = (loader(path, layer=-2).tower.state_dict() for path in (directory(name), tmp_path))
     assert whole.keys() == alone.keys()
     assert all(torch.equal(whole[key], alone[key]) for key in whole)
 
@@ -173,5 +173,5 @@ def test_a_video_classifier_is_read_as_its_encoder(
     classifier.save_pretrained(tmp_path)
     # As published: the file has its own name for videos.
     shutil.copy(directory("vjepa2") / "preprocessor_config.json", tmp_path / "video_preprocessor_config.json")
-    whole, alone = (load_picture_encoder(path).state_dict() for path in (directory("vjepa2"), tmp_path))
+    whole, alone = (load_picture_encoder(path).tower.state_dict() for path in (directory("vjepa2"), tmp_path))
     assert whole.keys() == alone.keys() and all(torch.equal(whole[key], alone[key]) for key in whole)

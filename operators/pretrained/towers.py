@@ -1,0 +1,77 @@
+"""The public encoders that a model's config names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from longtake.operators.config import ModelConfig, PretrainedConfig
+from longtake.operators.errors import CheckpointError
+from longtake.operators.pretrained.pictures import PictureEncoder, load_picture_encoder
+from longtake.operators.pretrained.sound import SoundEncoder, load_sound_encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Towers:
+    """Loaded towers without a projection, None where the model has an encoder of its own."""
+
+    video: PictureEncoder | None = None
+    audio: SoundEncoder | None = None
+
+
+def load_towers(config: ModelConfig, folder: Path | None = None) -> Towers:
+    """Load what a config names, float32 on the CPU.
+
+    Args:
+        folder: the checkpoint's directory, from which a relative source counts; None for the current one.
+    Raises:
+        CheckpointError: one line that says which encoder cannot be had, and why.
+    """
+    video, audio = config.video.pretrained, config.audio.pretrained
+    return Towers(
+        video=None if video is None else load_video_tower(video, folder),
+        audio=None if audio is None else load_audio_tower(audio, config.audio.sample_rate_hz, folder),
+    )
+
+
+def load_video_tower(wanted: PretrainedConfig, folder: Path | None = None) -> PictureEncoder:
+    """The picture encoder that a config names.
+
+    Raises:
+        CheckpointError: as `load_picture_encoder`.
+    """
+    try:
+        return load_picture_encoder(_place(wanted.source, folder), layer=wanted.layer, trained=wanted.trained)
+    except CheckpointError as error:
+        raise CheckpointError(f"video encoder: {error}") from error
+
+
+def load_audio_tower(wanted: PretrainedConfig, rate_hz: int, folder: Path | None = None) -> SoundEncoder:
+    """The sound encoder that a config names.
+
+    Raises:
+        CheckpointError: as `load_sound_encoder`.
+    """
+    try:
+        place = _place(wanted.source, folder)
+        return load_sound_encoder(place, layer=wanted.layer, trained=wanted.trained, rate_hz=rate_hz)
+    except CheckpointError as error:
+        raise CheckpointError(f"audio encoder: {error}") from error
+
+
+def by_fingerprint(config: ModelConfig, *, video: str | None, audio: str | None) -> ModelConfig:
+    """The config with public encoders named by their weights instead of by where these lie."""
+
+    def named(wanted: PretrainedConfig | None, fingerprint: str | None) -> PretrainedConfig | None:
+        return wanted if wanted is None or fingerprint is None else replace(wanted, source=fingerprint)
+
+    return replace(
+        config,
+        video=replace(config.video, pretrained=named(config.video.pretrained, video)),
+        audio=replace(config.audio, pretrained=named(config.audio.pretrained, audio)),
+    )
+
+
+def _place(source: str, folder: Path | None) -> str | Path:
+    beside = None if folder is None else folder / source
+    return beside if beside is not None and beside.is_dir() else source
