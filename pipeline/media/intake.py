@@ -19,6 +19,7 @@ from longtake.pipeline.media.geometry import PictureFormat
 from longtake.pipeline.media.mel_stream import MelStream
 from longtake.pipeline.media.probe import MediaInfo
 from longtake.pipeline.media.segment import SoundChunk
+from longtake.pipeline.media.wave_stream import WaveStream
 
 
 class SoundWindows(Protocol):
@@ -67,7 +68,7 @@ class Intake(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigIntake:
-    """The intake of LongTake's own models: letterboxed pictures of one size and log-mel sound, as the config says."""
+    """The intake of LongTake's own models: letterboxed pictures of one size, and log-mel sound or waves."""
 
     config: ModelConfig
 
@@ -90,7 +91,9 @@ class ConfigIntake:
         return None
 
     def sound(self, first_ns: int) -> SoundWindows:
-        """Log-mel frames."""
+        """Log-mel frames, or the wave itself where the config names a public encoder."""
+        if self.config.audio.pretrained is not None:
+            return WaveStream(self.config.audio)
         return MelStream(self.config.audio, first_ns=first_ns)
 
     def snippet_bytes(self, form: PictureFormat) -> int:
