@@ -91,7 +91,9 @@ def index(
         loaded = load_model(options.model)
         config, fingerprint = loaded.config, loaded.fingerprint
         del loaded
+        intake: Intake = ConfigIntake(config=config)
         sampling = options.sampling or _sampling_of(options, config)
+        intake.require_sampling(sampling)
         metadata = IndexMetadata(
             model=options.model,
             fingerprint=fingerprint,
@@ -113,7 +115,7 @@ def index(
             with _no_interrupt_lost() as check:
                 session = Session(address=options.ray_address, store_bytes=2 * options.budget_bytes)
                 try:
-                    settings = _settings(options, session, committer.metadata, ConfigIntake(config=config), sampling)
+                    settings = _settings(options, session, committer.metadata, intake, sampling)
                     check()
                     Engine(job, settings).run()
                 finally:

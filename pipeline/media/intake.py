@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from longtake.operators.config import ModelConfig
 from longtake.pipeline.media.geometry import PictureFormat
 from longtake.pipeline.media.mel_stream import MelStream
+from longtake.pipeline.media.plan import Sampling
 from longtake.pipeline.media.probe import MediaInfo
 from longtake.pipeline.media.segment import SoundChunk
-from longtake.pipeline.media.wave_stream import WaveStream
+from longtake.pipeline.media.wave_stream import WaveStream, require_short
 
 
 class SoundWindows(Protocol):
@@ -48,6 +49,13 @@ class Intake(Protocol):
     @property
     def frames(self) -> int:
         """Pictures a snippet."""
+
+    def require_sampling(self, sampling: Sampling) -> None:
+        """Refuse a sampling that gives snippets which the model cannot take, as far as it says so beforehand.
+
+        Raises:
+            InputError: it does.
+        """
 
     def picture_format(self, info: MediaInfo) -> PictureFormat:
         """The size that a video's pictures are brought to, one for the whole video."""
@@ -81,6 +89,12 @@ class ConfigIntake:
     def form(self) -> PictureFormat:
         """The size of every video's pictures."""
         return PictureFormat(height=self.config.video.height, width=self.config.video.width)
+
+    def require_sampling(self, sampling: Sampling) -> None:
+        """A public sound encoder hears windows up to a length: refuse a rate whose snippets are longer."""
+        audio = self.config.audio
+        if audio.pretrained is not None and sampling.rate_hz is not None:
+            require_short(self.frames / sampling.rate_hz, audio)
 
     def picture_format(self, info: MediaInfo) -> PictureFormat:
         """The same for every video."""

@@ -51,12 +51,8 @@ class WaveStream:
         start, stop = self._first_sample(start_ns), self._first_sample(stop_ns)
         self._sound.forget(start)
         room = self._config.frames
+        require_short((stop_ns - start_ns) / SECOND_NS, self._config)
         # Windows of one length hold now one sample more, now one less: their edges lie between samples.
-        if stop - start > room + 1:
-            raise InputError(
-                f"a snippet of {(stop_ns - start_ns) / SECOND_NS:g} s is longer than the"
-                f" {room / self._config.sample_rate_hz:g} s that the model's audio encoder hears; sample more often"
-            )
         stop = min(stop, start + room)
         wave_AM, sound_A = np.zeros((room, 1), np.float32), np.zeros(room, np.bool_)
         wave_AM[: stop - start, 0], sound_A[: stop - start] = self._sound.cut(start, stop)
@@ -65,3 +61,16 @@ class WaveStream:
     def _first_sample(self, time_ns: int) -> int:
         """The first sample at or after a time."""
         return -(-time_ns * self._config.sample_rate_hz // SECOND_NS)
+
+
+def require_short(snippet_s: float, config: AudioConfig) -> None:
+    """Refuse snippets that are longer than the model's longest; one sample more is a matter of rounding.
+
+    Raises:
+        InputError: so they are.
+    """
+    if snippet_s * config.sample_rate_hz > config.frames + 1:
+        raise InputError(
+            f"a snippet of {snippet_s:g} s is longer than the {config.frames / config.sample_rate_hz:g} s that the"
+            " model's audio encoder hears; sample more often"
+        )
