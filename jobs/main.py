@@ -26,7 +26,7 @@ EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
-# In the order of the help text. The module `jobs_list` is the subcommand `jobs`.
+# In the order of the help text. The module `jobs_list` is the subcommand `jobs`, and `random_model` is `random-model`.
 COMMANDS = (
     "index",
     "ask",
@@ -36,6 +36,7 @@ COMMANDS = (
     "world",
     "train",
     "models",
+    "random_model",
     "demo",
     "bench",
     "submit",
@@ -90,7 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name in COMMANDS:
         module = cast(Command, importlib.import_module(f"longtake.jobs.{name}"))
         module.add_parser(cast(Any, subparsers))
-        command = "jobs" if name == "jobs_list" else name
+        command = "jobs" if name == "jobs_list" else name.replace("_", "-")
         subparser = subparsers.choices[command]
         subparser.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"

@@ -1,0 +1,41 @@
+"""Tiny random models are complete, the same for one seed, and never written over anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+
+from longtake.operators.errors import InputError
+from longtake.operators.vlm import load_vlm
+from longtake.operators.vlm.random_model import FAMILIES, write_random_vlm
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_written_model_loads_and_its_seed_decides_it(tmp_path: Path, family: str) -> None:
+    state = torch.random.get_rng_state()
+    made = [write_random_vlm(tmp_path / str(n), family, seed=seed) for n, seed in enumerate((5, 5, 6))]
+    assert torch.equal(torch.random.get_rng_state(), state)
+    one, same, other = (load_vlm(path) for path in made)
+    assert one.fingerprint == same.fingerprint != other.fingerprint
+
+
+def test_the_side_of_llava_onevisions_pictures_is_chosen(tmp_path: Path) -> None:
+    vlm = load_vlm(write_random_vlm(tmp_path / "llava", "llava_onevision", side=216))
+    assert vlm.frame_size(720, 1280) == (216, 216)
+
+
+def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="llama: no class of models that can be made; there are qwen3_5, "):
+        write_random_vlm(tmp_path / "x", "llama")
+    assert not (tmp_path / "x").exists()
+    with pytest.raises(InputError, match="41 pixels a side: a multiple of 8"):
+        write_random_vlm(tmp_path / "x", "llava_onevision", side=41)
+    (tmp_path / "note.txt").write_text("mine")
+    with pytest.raises(InputError, match="is not empty"):
+        write_random_vlm(tmp_path, "qwen3_5")
+    with pytest.raises(InputError, match="cannot write a model there"):
+        write_random_vlm(tmp_path / "note.txt", "qwen3_5")
