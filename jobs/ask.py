@@ -15,7 +15,8 @@ from longtake.operators.errors import InputError, LongTakeError
 
 if TYPE_CHECKING:
     from longtake.jobs.main import Subparsers
-    from longtake.pipeline.index import Index, VideoAnswer
+    from longtake.pipeline.asking import VideoAnswer
+    from longtake.pipeline.index import Index
 
 EXAMPLES = """\
 examples:

@@ -15,7 +15,7 @@ from longtake.operators.errors import LongTakeError
 
 if TYPE_CHECKING:
     from longtake.operators.answering import Answer, Answerer
-    from longtake.pipeline.index import VideoAnswer
+    from longtake.pipeline.asking import VideoAnswer
     from longtake.pipeline.media.probe import MediaInfo
 
 TARGET = 50.0

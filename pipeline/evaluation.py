@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from longtake.operators.errors import InputError
 
 if TYPE_CHECKING:
-    from longtake.pipeline.index import Index, VideoAnswer
+    from longtake.pipeline.asking import VideoAnswer
+    from longtake.pipeline.index import Index
 
 NOTHING = "nothing"
 # Kinds whose evidence is one moment, so that "the top moment overlaps the true one" means something.

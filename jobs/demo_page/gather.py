@@ -9,7 +9,7 @@ from longtake.jobs.clock import format_moment
 from longtake.jobs.console import counted
 from longtake.jobs.demo_page.content import Asked, Cell, Shown, Span, cell_spans, video_source
 from longtake.jobs.demo_questions import MadeQuestion
-from longtake.pipeline.index import VideoAnswer
+from longtake.pipeline.asking import VideoAnswer
 from longtake.pipeline.media.probe import probe
 from longtake.pipeline.strip import read_strip
 from longtake.pipeline.tables import IndexReader, VideoRow

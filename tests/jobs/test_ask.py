@@ -76,7 +76,7 @@ def test_json_holds_all_of_an_answer(path: str) -> None:
     (answer,) = shown["answers"]
     assert set(answer) == {
         "video", "video_id", "question", "answer", "probability", "moments", "seen_until_s", "still_indexing",
-        "from_s", "to_s", "votes", "unknown_words",
+        "from_s", "to_s", "votes", "unknown_words", "notes",
     }  # fmt: skip
     assert (answer["video"], answer["from_s"], answer["to_s"]) == ("/films/two.mp4", 2.0, 8.0)
     assert answer["unknown_words"] == ["xylograph"]

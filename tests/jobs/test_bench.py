@@ -15,7 +15,7 @@ from longtake.jobs.bench_record import write_record
 from longtake.jobs.process_tree import ProcessLook, descendants, measure, parse_stat
 from longtake.operators.answering import Answer
 from longtake.operators.errors import LongTakeError
-from longtake.pipeline.index import VideoAnswer
+from longtake.pipeline.asking import VideoAnswer
 
 ROOT = Path(__file__).resolve().parents[2]
 # Burns about the given CPU seconds in a process; the second one first leaves its parent behind (a daemon's way).

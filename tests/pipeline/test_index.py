@@ -105,9 +105,9 @@ def test_a_video_without_snippets_says_so(index: Index) -> None:
 
 def test_a_span_masks_the_decoder_over_the_whole_videos_latents(index: Index, index_writer, path: str) -> None:
     row = index.find("outro")
-    before = index._watch(row)
+    before = index._backend.watch(row)
     (answer,) = index.ask(QUESTION, video="outro", from_s=3, to_s=7)
-    assert index._watch(row) is before
+    assert index._backend.watch(row) is before
     assert all(moment.start_s >= 3 and moment.stop_s <= 7 for moment in answer.moments)
     tokens, *_ = IndexReader.open(path).tokens(row.video_id)
     answerer = Answerer(index_writer.loaded)
@@ -191,12 +191,12 @@ def test_a_video_still_being_indexed_is_asked_up_to_what_is_committed(tmp_path: 
     with pytest.raises(InputError, match=r"nothing in 6 s to the end is indexed so far; it is indexed up to 4\.0 s"):
         index.ask(QUESTION, video="growing", from_s=6)
 
-    kept, version = index._watch(index.find("done")), index.version
+    kept, version = index._backend.watch(index.find("done")), index.version
     index_writer.add(committer, "/growing.mp4", range(4, 10), status="indexing")
     assert index.version == version and index.ask(QUESTION) == [done, growing]
     assert index.refresh() and index.version > version
     assert index.ask(QUESTION, video="growing")[0].seen_until_s == 10.0
-    assert index._watch(index.find("done")) is kept
+    assert index._backend.watch(index.find("done")) is kept
     assert not index.refresh()
 
 
