@@ -118,6 +118,15 @@ class VLMAnswerer:
         hidden = self._pass(prefix.fork(), ids, prefix.layout.next_position)
         return logits(self.vlm.family, hidden)
 
+    @torch.no_grad()
+    def evidence(self, prefix: Prefix, question: str) -> Tensor:
+        """Where the answer begins to look: the weight of each snippet, float32 [T] that sums to 1.
+
+        It costs one pass over the question. Raises as `stream` does.
+        """
+        asked = self._start(prefix, self._question(prefix, question))
+        return weights_of_snippets(asked.evidence_1P, prefix.snippet_S, prefix.snippets)
+
     def _question(self, prefix: Prefix, question: str) -> list[int]:
         """Token ids from the end of the video on."""
         prompt = self.vlm.family.prompt
