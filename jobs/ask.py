@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longtake.jobs.clock import format_moment, format_span, parse_moment
+from longtake.jobs.clock import parse_moment
 from longtake.operators.errors import InputError, LongTakeError
 
 if TYPE_CHECKING:
     from longtake.jobs.main import Subparsers
-    from longtake.pipeline.asking import VideoAnswer
+    from longtake.pipeline.asking import StreamedAnswer, VideoAnswer
     from longtake.pipeline.index import Index
 
 EXAMPLES = """\
@@ -24,12 +24,14 @@ examples:
   longtake ask archive.lt "how many horns sounded?" --video v0003.mp4 --from 0:30 --to 1:30
   longtake ask archive.lt "which colour was on screen while the horn sounded?" --choices red,green,blue
   longtake ask archive.lt "what was shown last?" --votes 5 --json
+  longtake ask archive.lt "who opens the door?" --video film.mkv --look-closer 8     an index of a public model
   longtake ask archive.lt --questions questions.txt        one question a line, or JSON lines
   longtake ask archive.lt                                  a prompt; :help lists what it knows
 
-A row of JSON lines holds "question" and may hold "video", "from_s", "to_s", "choices" and "votes".
-Several videos and no --video: each video gives its answer. A video that is still being indexed can be asked; the
-answer says up to which moment it has been seen.
+A row of JSON lines holds "question" and may hold "video", "from_s", "to_s", "choices", "votes", "limit" and
+"look_closer". Several videos and no --video: each video gives its answer; on a terminal, the answer about one video is
+printed while it is decoded. A video that is still being indexed can be asked; the answer says up to which moment it has
+been seen.
 """
 
 PROMPT_HELP = """\
@@ -50,6 +52,8 @@ class Request:
     to_s: float | None = None
     choices: tuple[str, ...] | None = None
     votes: int = 1
+    limit: int | None = None
+    look_closer: int | None = None
 
     def put_to(self, index: Index) -> list[VideoAnswer]:
         """Ask."""
@@ -60,7 +64,18 @@ class Request:
             to_s=self.to_s,
             choices=self.choices,
             votes=self.votes,
+            limit=self.limit,
+            look_closer=self.look_closer,
         )
+
+    def stream_from(self, index: Index) -> StreamedAnswer | None:
+        """The answer in pieces, where there is one video to ask and one likeliest answer to decode."""
+        if self.choices is not None or self.votes != 1:
+            return None
+        asked = [self.video] if self.video is not None else [row.uri for row in index.to_ask()]
+        if len(asked) != 1:
+            return None
+        return index.stream(self.question, asked[0], self.from_s, self.to_s, self.limit, self.look_closer)
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -80,7 +95,11 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--to", dest="to_s", type=parse_moment, metavar="S", help="look only up to this moment")
     parser.add_argument("--choices", metavar="A,B,C", type=_choices, help="the answer is the likeliest of these")
     parser.add_argument("--votes", type=int, default=1, metavar="N", help="sample N answers and take the commonest")
-    parser.add_argument("--model", metavar="M", help="checkpoint directory, where the index's own one has moved")
+    parser.add_argument("--limit", type=int, metavar="N", help="public models: an answer has at most N tokens (256)")
+    parser.add_argument(
+        "--look-closer", type=int, metavar="K", help="public models: look at all briefly, then at K snippets in full"
+    )
+    parser.add_argument("--model", metavar="M", help="where the index's own model has moved: a directory, or vlm:PATH")
     parser.add_argument("--json", action="store_true", help="print one JSON object a question")
 
 
@@ -99,6 +118,8 @@ def run(args: argparse.Namespace) -> int:
         to_s=args.to_s,
         choices=args.choices,
         votes=args.votes,
+        limit=args.limit,
+        look_closer=args.look_closer,
     )
     # A bad file of questions is noticed before anything is loaded.
     requests = list(_read_requests(Path(args.questions), base)) if args.questions is not None else []
@@ -139,6 +160,8 @@ _ROW_TYPES: dict[str, tuple[type, ...]] = {
     "to_s": (int, float),
     "choices": (list,),
     "votes": (int,),
+    "limit": (int,),
+    "look_closer": (int,),
 }
 
 
@@ -157,55 +180,23 @@ def _from_row(row: dict[str, Any], base: Request) -> Request:
 
 def _answer(index: Index, request: Request, *, as_json: bool) -> None:
     """Ask and print: the answers, and warnings about what they do not cover."""
+    from longtake.jobs.ask_output import make_warnings, show, show_pieces
     from longtake.jobs.console import print_json, warn
 
-    answers = request.put_to(index)
-    warnings = _warnings(index, request, answers)
+    stream = request.stream_from(index) if sys.stdout.isatty() and not as_json else None
+    if stream is not None:
+        answers = [show_pieces(stream)]
+    else:
+        answers = request.put_to(index)
+    warnings = make_warnings(index, answers, all_videos=request.video is None)
     if as_json:
         shown = {"question": request.question, "answers": [item.to_dict() for item in answers], "warnings": warnings}
         print_json(shown)
-    else:
+    elif stream is None:
         for answer in answers:
-            _show(answer)
+            show(answer)
     for warning in warnings:
         warn(warning)
-
-
-def _warnings(index: Index, request: Request, answers: list[VideoAnswer]) -> list[str]:
-    found = []
-    unknown = sorted({word for answer in answers for word in answer.unknown_words})
-    if unknown:
-        found.append(f"the model does not know {', '.join(unknown)}; the answer may miss the question")
-    if request.video is None:
-        answered = {answer.video_id for answer in answers}
-        empty = [row.uri for row in index.videos() if row.snippets == 0]
-        short = [row.uri for row in index.videos() if row.snippets and row.video_id not in answered]
-        for names, reason in ((empty, "nothing of them is indexed"), (short, "they end before the span")):
-            if names:
-                found.append(
-                    f"{len(names)} not asked, since {reason}: {', '.join(names[:3])}" + ", ..." * (len(names) > 3)
-                )
-    return found
-
-
-def _show(answer: VideoAnswer) -> None:
-    from longtake.jobs.console import output
-
-    out = output()
-    out.print(f"{Path(answer.video).name}: ", end="")
-    out.print(answer.answer or "(no answer)", style="bold", end="")
-    out.print(f"  ({100 * answer.probability:.0f} %)")
-    if answer.moments:
-        out.print("  looked at " + ", ".join(
-            f"{format_span(moment.start_s, moment.stop_s)} ({100 * moment.weight:.0f} %)" for moment in answer.moments
-        ))  # fmt: skip
-    else:
-        out.print("  looked at no moment in particular")
-    if answer.votes is not None:
-        ranked = sorted(answer.votes.items(), key=lambda item: (-item[1], item[0]))
-        out.print("  votes: " + ", ".join(f"{text or '(no answer)'} {count}" for text, count in ranked))
-    if answer.still_indexing:
-        out.print(f"  seen up to {format_moment(answer.seen_until_s)}; the rest is not indexed yet")
 
 
 def _answer_all(index: Index, requests: list[Request], *, as_json: bool) -> int:

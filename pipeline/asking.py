@@ -169,10 +169,11 @@ class Backend(ABC):
 class StreamedAnswer(Iterator[str]):
     """The pieces of one answer as they are decoded; made by `Index.stream`. Nothing runs before the first one.
 
-    Asking for a piece raises what `Index.ask` raises.
+    `video` is the uri of the video that is asked. Asking for a piece raises what `Index.ask` raises.
     """
 
-    def __init__(self, pieces: Generator[str, None, Given], finish: Callable[[Given], VideoAnswer]) -> None:
+    def __init__(self, video: str, pieces: Generator[str, None, Given], finish: Callable[[Given], VideoAnswer]) -> None:
+        self.video = video
         self._pieces, self._finish = pieces, finish
         self._answer: VideoAnswer | None = None
 

@@ -162,7 +162,7 @@ class Index:
                 return (yield from self._backend.stream(row, asked, mask_T))
 
         windows = self._backend.windows(row)
-        return StreamedAnswer(pieces(), lambda given: _video_answer(row, asked, windows, given))
+        return StreamedAnswer(row.uri, pieces(), lambda given: _video_answer(row, asked, windows, given))
 
     def to_ask(self) -> list[VideoRow]:
         """The videos that have something to ask about, by uri; copies of one file under several names count once."""

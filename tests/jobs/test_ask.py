@@ -84,6 +84,32 @@ def test_json_holds_all_of_an_answer(path: str) -> None:
     assert "longtake: warning: the model does not know xylograph" in done.stderr
 
 
+class Terminal(io.StringIO):
+    """What is printed there, as a person's terminal would get it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_one_videos_answer_comes_in_pieces(path: str) -> None:
+    shown, piped = Terminal(), longtake("ask", path, QUESTION, "--video", "one")
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(shown):
+        # Colours and cursor movements are rich's matter.
+        patch.setenv("TERM", "dumb")
+        assert main(["ask", path, QUESTION, "--video", "one"]) == 0
+    assert shown.getvalue() == piped.stdout
+    wrong = Terminal()
+    with redirect_stdout(wrong), redirect_stderr(io.StringIO()) as errors:
+        assert main(["ask", path, "what " * 500, "--video", "one"]) == 2
+    assert wrong.getvalue() == "" and "the model reads at most" in errors.getvalue()
+
+
+def test_what_only_public_models_do_is_refused(path: str) -> None:
+    for option in ("--limit", "--look-closer"):
+        done = longtake("ask", path, QUESTION, option, "3")
+        assert done.returncode == 2 and "is for public models (vlm:...)" in done.stderr
+
+
 def test_choices_and_votes(path: str) -> None:
     done = longtake("ask", path, QUESTION, "--video", "one.mp4", "--choices", "red, blue", "--json")
     assert json.loads(done.stdout)["answers"][0]["answer"] in ("red", "blue")
@@ -98,6 +124,8 @@ def test_choices_and_votes(path: str) -> None:
         (["q", "--video", "broken"], "nothing of it is indexed (status: failed)"),
         (["q", "--from", "9", "--to", "3"], "the span stops at 3 s"),
         (["q", "--votes", "0"], "votes must be at least 1"),
+        (["q", "--limit", "0"], "an answer takes at least 1 token"),
+        (["q", "--look-closer", "0"], "at least 1 snippet can be looked at closer"),
         (["q", "--choices", "red"], "choices must be at least two different words"),
         ([""], "the question is empty"),
     ],

@@ -140,6 +140,20 @@ def test_choices_votes_and_unknown_words(index: Index) -> None:
     assert puzzled.unknown_words == ("zebrawood",)
 
 
+def test_a_streamed_answer_is_the_asked_one(index: Index) -> None:
+    stream = index.stream(QUESTION, "outro", from_s=3)
+    with pytest.raises(ValueError, match="there are pieces left"):
+        _ = stream.answer
+    assert "".join(stream).strip() == stream.answer.answer
+    assert [stream.answer] == index.ask(QUESTION, video="outro", from_s=3) and stream.video == stream.answer.video
+    assert list(stream) == [] and index.stream(QUESTION, "outro", from_s=3).finish() == stream.answer
+    with pytest.raises(InputError, match=r"nothing in 50 s to the end is indexed"):
+        index.stream(QUESTION, "outro", from_s=50)
+    too_long = index.stream("what " * 500, "outro")
+    with pytest.raises(InputError, match="the model reads at most"):
+        next(too_long)
+
+
 def test_a_question_that_is_too_long_is_bad_input(index: Index) -> None:
     with pytest.raises(InputError, match=r"'what what what.*tokens; the model reads at most"):
         index.ask("what " * 500, video="outro")
