@@ -64,8 +64,9 @@ def add_options(parser: argparse.ArgumentParser, *, on_cluster: bool = False) ->
     parser.add_argument(
         "--tokens",
         dest="token_store",
-        choices=("int8", "float32"),
-        help="how tokens are stored: in a quarter of the room, or unrounded (default: the index's own, or int8)",
+        choices=("int8", "bfloat16", "float32"),
+        help="how tokens are stored: in a quarter of the room, in half of it, or unrounded (default: the index's own, "
+        "or int8)",
     )
     parser.add_argument("--rebuild", action="store_true", help="throw away what the index holds and start anew")
 
@@ -104,7 +105,8 @@ def options_from(args: argparse.Namespace, *, retry_failures: bool = False) -> I
 
 def _model(args: argparse.Namespace) -> str:
     """The model that is asked for, else the one that wrote the index, else the shipped one."""
-    from longtake.pipeline.tables import IndexMetadata, open_table
+    from longtake.pipeline.index_metadata import IndexMetadata
+    from longtake.pipeline.tables import open_table
 
     if args.model is not None:
         # The index keeps this name, and is asked from other places.

@@ -66,8 +66,9 @@ def _trained(model: str, config: ModelConfig) -> str:
 
 def _sampling(options: IndexOptions) -> Sampling | None:
     """The sampling that the job will use: the options', else the index's own; None is the model's own rate."""
+    from longtake.pipeline.index_metadata import IndexMetadata
     from longtake.pipeline.media.plan import Sampling
-    from longtake.pipeline.tables import IndexMetadata, open_table
+    from longtake.pipeline.tables import open_table
 
     if options.sampling is not None or options.rebuild:
         return options.sampling

@@ -17,12 +17,12 @@ import lance
 import numpy as np
 import pyarrow as pa
 
-from longtake.operators.errors import IndexMismatchError, LongTakeError
+from longtake.operators.errors import LongTakeError
+from longtake.pipeline.index_metadata import IndexMetadata
 from longtake.pipeline.tables import (
     SCHEMAS,
     TABLES,
     FailureRow,
-    IndexMetadata,
     VideoRow,
     open_table,
     rows_to_table,
@@ -31,6 +31,7 @@ from longtake.pipeline.tables import (
     video_filter,
 )
 from longtake.pipeline.token_columns import to_columns
+from longtake.pipeline.vlm_columns import Places, to_vlm_columns
 
 # Fragments of a few rows slow every scan; when a job leaves more of them than this, they are merged.
 MANY_FRAGMENTS = 32
@@ -40,7 +41,8 @@ KEEP_OLD_VERSIONS = datetime.timedelta(days=1)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SnippetRow:
-    """One encoded snippet on its way into the table. `tokens` is float32 [tokens, width]."""
+    """One encoded snippet on its way into the table. `tokens` is float32 [tokens, width], of a public model with their
+    `places`."""
 
     video_id: str
     snippet: int
@@ -50,12 +52,24 @@ class SnippetRow:
     tokens: np.ndarray
     text: str
     memory: bytes | None = None
+    places: Places | None = None
 
     def __post_init__(self) -> None:
         if self.stop_ns <= self.start_ns:
             raise ValueError(f"snippet {self.snippet} stops at {self.stop_ns} ns, not after {self.start_ns} ns")
         if self.tokens.dtype != np.float32 or self.tokens.ndim != 2:
             raise ValueError(f"tokens are {self.tokens.dtype} {self.tokens.shape}, not float32 [tokens, width]")
+        if self.places is not None and self.places.places_N4.shape != (len(self.tokens), 4):
+            raise ValueError(f"{len(self.tokens)} tokens have places {self.places.places_N4.shape}")
+
+    def require_fit(self, metadata: IndexMetadata) -> None:
+        """Raise ValueError where the tokens are not such as the index holds."""
+        shape, width = self.tokens.shape, metadata.width
+        if metadata.kind == "vlm":
+            if self.places is None or shape[1] != width or (metadata.tokens and shape[0] > metadata.tokens):
+                raise ValueError(f"tokens are {shape}; the index holds {metadata.describe_tokens()}")
+        elif self.places is not None or shape != (metadata.tokens, width):
+            raise ValueError(f"tokens are {shape}; the index holds {(metadata.tokens, width)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +112,7 @@ def write_snippets(
     spans: dict[str, Span] = {}
     carried: dict[str, bool] = {}
     for row in rows:
-        if row.tokens.shape != (metadata.tokens, metadata.width):
-            raise ValueError(f"tokens are {row.tokens.shape}; the index holds {(metadata.tokens, metadata.width)}")
+        row.require_fit(metadata)
         before = spans.get(row.video_id)
         if before is not None and row.snippet <= before.last:
             raise ValueError(f"video {row.video_id}: snippet {row.snippet} follows {before.last}")
@@ -121,7 +134,7 @@ def write_snippets(
         "start_ns": pa.array([row.start_ns for row in rows], pa.int64()),
         "stop_ns": pa.array([row.stop_ns for row in rows], pa.int64()),
         "pictures": pa.array([row.pictures for row in rows], pa.int32()),
-        **to_columns(np.stack([row.tokens for row in rows]), metadata),
+        **_token_columns(rows, metadata),
         "text": pa.array([row.text for row in rows], pa.string()),
         "memory": pa.array([row.memory for row in rows], pa.large_binary()),
     }
@@ -129,6 +142,13 @@ def write_snippets(
         pa.table(columns, schema=schema), table_uri(index_uri, "snippets"), schema=schema
     )
     return Written(fragments=tuple(fragments), spans=spans, after={video_id: after[video_id] for video_id in spans})
+
+
+def _token_columns(rows: Sequence[SnippetRow], metadata: IndexMetadata) -> dict[str, pa.Array]:
+    if metadata.kind == "vlm":
+        places = [row.places for row in rows if row.places is not None]
+        return to_vlm_columns([row.tokens for row in rows], places, metadata.token_store)
+    return to_columns(np.stack([row.tokens for row in rows]), metadata)
 
 
 class Committer:
@@ -149,11 +169,7 @@ class Committer:
                 if table is not None:
                     told = IndexMetadata.from_schema(table.schema.metadata, index_uri)
                     told.require_model(metadata.fingerprint, metadata.model, index_uri)
-                    if (told.tokens, told.width) != (metadata.tokens, metadata.width):
-                        raise IndexMismatchError(
-                            f"{index_uri}: holds {told.tokens} x {told.width} tokens a snippet, not "
-                            f"{metadata.tokens} x {metadata.width}"
-                        )
+                    told.require_settings(metadata, index_uri)
                     # The index's own sampling stands: it is what later runs fall back to.
                     metadata = told
         self.metadata = metadata

@@ -17,12 +17,12 @@ from longtake.operators.checkpoint import load_model
 from longtake.operators.config import ModelConfig
 from longtake.operators.snippet_encoder import SnippetEncoder
 from longtake.pipeline.committer import SnippetRow, Written, write_snippets
+from longtake.pipeline.index_metadata import IndexMetadata
 from longtake.pipeline.media.assemble import Assembler
 from longtake.pipeline.media.intake import ConfigIntake
 from longtake.pipeline.media.segment import Damage, End, Pictures
 from longtake.pipeline.media.snippet import Snippet
 from longtake.pipeline.parcel import Fed, LaneState, LaneWork
-from longtake.pipeline.tables import IndexMetadata
 
 
 @dataclass(eq=False, kw_only=True)

@@ -22,10 +22,11 @@ from longtake.pipeline.archive import find_videos
 from longtake.pipeline.committer import Committer
 from longtake.pipeline.engine import Engine
 from longtake.pipeline.index_job import IndexJob, IndexSummary, Progress
+from longtake.pipeline.index_metadata import IndexMetadata
 from longtake.pipeline.lock import IndexLock, local_path
 from longtake.pipeline.media.intake import ConfigIntake, Intake
 from longtake.pipeline.media.plan import Sampling
-from longtake.pipeline.tables import IndexMetadata, open_table
+from longtake.pipeline.tables import open_table
 from longtake.pipeline.token_columns import TokenStore
 from longtake.pipeline.workforce import EngineSettings
 

@@ -4,7 +4,8 @@ One directory (or any URI that Lance opens) is one index and holds three tables:
 
 - `videos`: one row a file, keyed by `uri`. Two files with the same content share a `video_id` and their tokens.
 - `snippets`: one row a snippet, keyed by (`video_id`, `snippet`). `memory` is the combiner's memory after that snippet
-  and is null except on a commit's last row of a video. Snippet numbers may have gaps: a snippet that was lost to damage
+  (empty for a public model, whose snippets stand alone) and is null except on a commit's last row of a video. Snippet
+  numbers may have gaps: a snippet that was lost to damage
   has no row here and one in `failures`.
 - `failures`: one row for each thing that went wrong, keyed by `failure_id`, so that seeing it again adds no row.
 """
@@ -22,73 +23,18 @@ from typing import Any, Literal
 import lance
 import numpy as np
 import pyarrow as pa
+import torch
 
 from longtake.operators.errors import IndexMismatchError, InputError
-from longtake.pipeline.token_columns import TokenStore, from_columns, token_fields
+from longtake.operators.vlm.tokens import VideoTokens
+from longtake.pipeline.index_metadata import IndexMetadata
+from longtake.pipeline.token_columns import from_columns, token_fields
+from longtake.pipeline.vlm_columns import from_vlm_columns, vlm_fields
 
-FORMAT = 2
 TABLES = ("videos", "failures", "snippets")  # in the order of their creation: the last one makes an index whole
 Status = Literal["indexing", "done", "partial", "failed"]
 
-_PREFIX = "longtake."
 _KEY = {"lance-schema:unenforced-primary-key": "true"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class IndexMetadata:
-    """What an index's tables say about themselves, in each schema's metadata.
-
-    `tokens` and `width` are a snippet's tokens: float32 [tokens, width], stored as `token_store` says. `rate_hz` or
-    `frames` is the sampling that the index was created with, and that later runs use when they name none; exactly one
-    is set.
-    """
-
-    model: str
-    fingerprint: str
-    tokens: int
-    width: int
-    rate_hz: float | None = None
-    frames: int | None = None
-    token_store: TokenStore = "int8"
-    format: int = FORMAT
-
-    def to_schema(self) -> dict[str, str]:
-        """As schema metadata: strings by prefixed name."""
-        return {_PREFIX + key: json.dumps(value) for key, value in dataclasses.asdict(self).items()}
-
-    @staticmethod
-    def from_schema(metadata: dict[bytes, bytes] | None, uri: str) -> IndexMetadata:
-        """Read back what `to_schema` wrote.
-
-        Raises:
-            IndexMismatchError: the table at `uri` is no LongTake table, or another format version's.
-        """
-        found = {
-            key.decode()[len(_PREFIX) :]: json.loads(value)
-            for key, value in (metadata or {}).items()
-            if key.decode().startswith(_PREFIX)
-        }
-        if found.get("format") != FORMAT:
-            raise IndexMismatchError(
-                f"{uri}: index format {found.get('format', 'unknown')}, and this version of LongTake reads {FORMAT}"
-            )
-        known = {field.name for field in dataclasses.fields(IndexMetadata)}
-        try:
-            return IndexMetadata(**{key: value for key, value in found.items() if key in known})
-        except TypeError as error:
-            raise IndexMismatchError(f"{uri}: the table's metadata is incomplete ({error})") from error
-
-    def require_model(self, fingerprint: str, model: str, uri: str) -> None:
-        """Refuse a model other than the one that wrote the index.
-
-        Raises:
-            IndexMismatchError: the fingerprints differ.
-        """
-        if fingerprint != self.fingerprint:
-            raise IndexMismatchError(
-                f"{uri}: indexed with model {self.model} ({self.fingerprint}), not {model} ({fingerprint}); "
-                "use that model, another index, or --rebuild to index everything again"
-            )
 
 
 def videos_schema(metadata: IndexMetadata) -> pa.Schema:
@@ -118,7 +64,7 @@ def videos_schema(metadata: IndexMetadata) -> pa.Schema:
 
 
 def snippets_schema(metadata: IndexMetadata) -> pa.Schema:
-    """One row a snippet; `pictures` counts its unmasked frames. See `token_columns` for its tokens."""
+    """One row a snippet; `pictures` counts its unmasked frames. See `token_columns` and `vlm_columns`."""
     return pa.schema(
         [
             pa.field("video_id", pa.string(), nullable=False, metadata=_KEY),
@@ -126,12 +72,17 @@ def snippets_schema(metadata: IndexMetadata) -> pa.Schema:
             pa.field("start_ns", pa.int64(), nullable=False),
             pa.field("stop_ns", pa.int64(), nullable=False),
             pa.field("pictures", pa.int32(), nullable=False),
-            *token_fields(metadata),
+            *stored_fields(metadata),
             pa.field("text", pa.string(), nullable=False),
             pa.field("memory", pa.large_binary()),
         ],
         metadata=metadata.to_schema(),
     )
+
+
+def stored_fields(metadata: IndexMetadata) -> list[pa.Field]:
+    """The columns of the snippets table that hold tokens."""
+    return vlm_fields(metadata.token_store) if metadata.kind == "vlm" else token_fields(metadata)
 
 
 def failures_schema(metadata: IndexMetadata) -> pa.Schema:
@@ -323,17 +274,54 @@ class IndexReader:
         Returns:
             tokens float32 [T, tokens, width], start_ns int64 [T], stop_ns int64 [T], and T subtitle texts. T is 0 for a
             video that the index does not hold. T may be smaller than stop - first: see the module's docstring.
+        Raises:
+            ValueError: a public model's index; see `video_tokens`.
         """
+        if self.metadata.kind != "longtake":
+            raise ValueError(f"{self.uri}: the tokens are {self.model}'s: video_tokens reads them")
+        table = self._read(video_id, first, stop)
+        order = np.argsort(table["snippet"].to_numpy(), kind="stable")
+        tokens = from_columns({field.name: table[field.name] for field in stored_fields(self.metadata)}, self.metadata)
+        start_ns, stop_ns = table["start_ns"].to_numpy()[order], table["stop_ns"].to_numpy()[order]
+        texts: Sequence[str] = table["text"].to_pylist()
+        return tokens[order], start_ns, stop_ns, [texts[row] for row in order]
+
+    def video_tokens(
+        self, video_id: str, first: int = 0, stop: int | None = None, *, dtype: torch.dtype = torch.float32
+    ) -> tuple[VideoTokens, np.ndarray, np.ndarray, list[str]]:
+        """A public model's tokens of a video, of the snippets whose numbers lie in [first, stop), in their order.
+
+        Args:
+            dtype: of the tokens.
+        Returns:
+            The tokens with their places, start_ns int64 [T], stop_ns int64 [T], and T subtitle texts.
+        Raises:
+            InputError: the index holds none of them.
+            ValueError: an index of one of LongTake's own models; see `tokens`.
+        """
+        if self.metadata.kind != "vlm":
+            raise ValueError(f"{self.uri}: the tokens are of LongTake's model {self.model}: tokens reads them")
+        # Sorted first: tokens are many, and then lie in their order without another copy.
+        table = self._read(video_id, first, stop).sort_by("snippet")
+        if table.num_rows == 0:
+            raise InputError(f"{self.uri}: holds none of these snippets of video {video_id}")
+        start_ns, stop_ns = table["start_ns"].to_numpy(), table["stop_ns"].to_numpy()
+        snippets = from_vlm_columns(
+            {field.name: table[field.name] for field in stored_fields(self.metadata)},
+            start_ns,
+            store=self.metadata.token_store,
+            width=self.metadata.width,
+            sound_hz=self.metadata.sound_hz,
+            dtype=dtype,
+        )
+        return VideoTokens(snippets=tuple(snippets)), start_ns, stop_ns, table["text"].to_pylist()
+
+    def _read(self, video_id: str, first: int, stop: int | None) -> pa.Table:
         where = f"{video_filter(video_id)} AND snippet >= {int(first)}"
         if stop is not None:
             where += f" AND snippet < {int(stop)}"
-        stored = [field.name for field in token_fields(self.metadata)]
-        table = self._snippets.to_table(columns=["snippet", "start_ns", "stop_ns", "text", *stored], filter=where)
-        order = np.argsort(table["snippet"].to_numpy(), kind="stable")
-        tokens = from_columns({name: table[name] for name in stored}, self.metadata)[order]
-        start_ns, stop_ns = table["start_ns"].to_numpy()[order], table["stop_ns"].to_numpy()[order]
-        texts: Sequence[str] = table["text"].to_pylist()
-        return tokens, start_ns, stop_ns, [texts[row] for row in order]
+        stored = [field.name for field in stored_fields(self.metadata)]
+        return self._snippets.to_table(columns=["snippet", "start_ns", "stop_ns", "text", *stored], filter=where)
 
     def numbers(self, video_id: str) -> np.ndarray:
         """The snippet numbers that the index holds of a video: int32 [T], increasing."""

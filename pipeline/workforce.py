@@ -16,10 +16,10 @@ from longtake.pipeline import actors
 from longtake.pipeline.actors import Call, Outcome
 from longtake.pipeline.committer import NOTHING_WRITTEN
 from longtake.pipeline.engine_state import Ending, Job, Role, Run, Slot
+from longtake.pipeline.index_metadata import IndexMetadata
 from longtake.pipeline.media.intake import Intake
 from longtake.pipeline.media.plan import Sampling
 from longtake.pipeline.media.segment import Reader
-from longtake.pipeline.tables import IndexMetadata
 
 # How often a worker may be lost over the same thing.
 VIDEO_LOSSES = 2

@@ -52,7 +52,7 @@ class IndexWriter:
     def create(self, folder: Path, videos: Mapping[str, int], *, status: str = "done") -> Committer:
         """An index with `videos` (uri: how many snippets of one second); the committer can add more."""
         from longtake.pipeline.committer import Committer
-        from longtake.pipeline.tables import IndexMetadata
+        from longtake.pipeline.index_metadata import IndexMetadata
 
         config = self.loaded.config
         metadata = IndexMetadata(

@@ -12,10 +12,10 @@ from longtake.operators.checkpoint import load_model
 from longtake.pipeline.decode_stage import DecodeStage
 from longtake.pipeline.demux_stage import DemuxStage
 from longtake.pipeline.encode_stage import EncodeStage
+from longtake.pipeline.index_metadata import IndexMetadata
 from longtake.pipeline.media.intake import ConfigIntake
 from longtake.pipeline.media.plan import Sampling
 from longtake.pipeline.parcel import LaneWork
-from longtake.pipeline.tables import IndexMetadata
 
 
 @pytest.mark.parametrize("has_sound", [True, False])

@@ -13,8 +13,9 @@ import pytest
 
 from longtake.operators.errors import IndexLockedError, IndexMismatchError, InputError, LongTakeError
 from longtake.pipeline.committer import Committer, SnippetRow, Written, write_snippets
+from longtake.pipeline.index_metadata import IndexMetadata
 from longtake.pipeline.lock import IndexLock, local_path
-from longtake.pipeline.tables import FailureRow, IndexMetadata, IndexReader, VideoRow, table_uri
+from longtake.pipeline.tables import FailureRow, IndexReader, VideoRow, table_uri
 
 METADATA = IndexMetadata(model="tiny", fingerprint="aa", tokens=2, width=3, rate_hz=8.0, token_store="float32")
 

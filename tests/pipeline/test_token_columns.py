@@ -1,4 +1,4 @@
-"""Tokens as the snippets table holds them: float32 bit for bit, int8 to half a step, in a quarter of the room."""
+"""Tokens as the snippets table holds them: float32 bit for bit, bfloat16 rounded, int8 in a quarter of the room."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from longtake.operators.errors import IndexMismatchError
 from longtake.pipeline.committer import Committer, SnippetRow, write_snippets
+from longtake.pipeline.index_metadata import IndexMetadata
 from longtake.pipeline.indexing import IndexOptions, index
-from longtake.pipeline.tables import IndexMetadata, IndexReader
+from longtake.pipeline.tables import IndexReader
 from longtake.pipeline.token_columns import TokenStore, from_columns, to_columns
 
 
@@ -25,7 +27,7 @@ def made(rows: int) -> np.ndarray:
 
 def test_float32_comes_back_bit_for_bit_and_int8_to_half_a_step() -> None:
     tokens = made(5)
-    for store in ("float32", "int8"):
+    for store in ("float32", "bfloat16", "int8"):
         told = metadata(store)  # type: ignore[arg-type]
         # Two chunks, as a scan of two fragments gives them.
         halves = [to_columns(part, told) for part in (tokens[:2], tokens[2:])]
@@ -34,6 +36,8 @@ def test_float32_comes_back_bit_for_bit_and_int8_to_half_a_step() -> None:
         assert (back.dtype, back.shape) == (np.float32, tokens.shape)
         if store == "float32":
             assert np.array_equal(back, tokens)
+        elif store == "bfloat16":
+            assert np.array_equal(back, torch.from_numpy(tokens).bfloat16().float().numpy())
         else:
             step = np.abs(tokens).max(axis=-1, keepdims=True) / 127
             assert (np.abs(back - tokens) <= step * 0.501).all()
