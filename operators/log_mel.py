@@ -60,25 +60,33 @@ def resample_frames(
 
     Args:
         mel_NM: float32, consecutive mel frames that cover the window as far as there is sound.
-        centres_ns_N: int64, their centres, evenly spaced.
+        centres_ns_N: int64, their centres, evenly spaced (to a nanosecond).
         start_ns, stop_ns: the window.
         frames: A.
     Returns:
         float32 [A, M], zero where there is no sound, and bool [A], True where there is.
     """
-    inside_N = (centres_ns_N >= start_ns) & (centres_ns_N < stop_ns)
-    mel_NM, centres_N = mel_NM[inside_N], centres_ns_N[inside_N].double()
-    out_AM = mel_NM.new_zeros(frames, mel_NM.shape[-1])
-    mask_A = torch.zeros(frames, dtype=torch.bool, device=mel_NM.device)
-    if len(mel_NM) == 0:
-        return out_AM, mask_A
-    half = (centres_N[1] - centres_N[0]) / 2 if len(centres_N) > 1 else torch.tensor((stop_ns - start_ns) / 2.0)
-    edges = torch.linspace(float(start_ns), float(stop_ns), frames + 1, dtype=torch.float64)
-    low_A, high_A = edges[:-1, None], edges[1:, None]
+    low, high = torch.searchsorted(centres_ns_N, torch.tensor([start_ns, stop_ns])).tolist()
+    if low == high:
+        return mel_NM.new_zeros(frames, mel_NM.shape[-1]), torch.zeros(frames, dtype=torch.bool)
+    first_ns = int(centres_ns_N[low])
+    hop_ns = int(centres_ns_N[low + 1]) - first_ns if high - low > 1 else stop_ns - start_ns
+    weights_AN, mask_A = _area_weights(first_ns - start_ns, hop_ns, high - low, stop_ns - start_ns, frames)
+    return weights_AN.to(mel_NM) @ mel_NM[low:high], mask_A.clone()
+
+
+@functools.lru_cache(maxsize=64)
+def _area_weights(first_ns: int, hop_ns: int, count: int, length_ns: int, frames: int) -> tuple[Tensor, Tensor]:
+    """Each mel frame's share of each cell of a window, float32 [A, N], and which cells have any, bool [A].
+
+    The windows of a video mostly lie alike on its mel frames, so few of these are made. `first_ns` is the first mel
+    frame's centre after the window's start.
+    """
+    centres_N = first_ns + hop_ns * torch.arange(count, dtype=torch.float64)
+    edges = torch.linspace(0.0, float(length_ns), frames + 1, dtype=torch.float64)
+    low_A1, high_A1 = edges[:-1, None], edges[1:, None]
     # Each mel frame stands for the hop around its centre: its weight in a cell is their overlap.
-    overlap_AN = (torch.minimum(high_A, centres_N + half) - torch.maximum(low_A, centres_N - half)).clamp_min(0)
+    overlap_AN = torch.minimum(high_A1, centres_N + hop_ns / 2) - torch.maximum(low_A1, centres_N - hop_ns / 2)
+    overlap_AN = overlap_AN.clamp_min(0)
     total_A = overlap_AN.sum(1)
-    mask_A = total_A > 0
-    weights_AN = overlap_AN / total_A.clamp_min(1.0)[:, None]
-    out_AM = weights_AN.to(mel_NM.dtype) @ mel_NM
-    return out_AM, mask_A
+    return (overlap_AN / total_A.clamp_min(1.0)[:, None]).float(), total_A > 0

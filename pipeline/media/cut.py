@@ -22,9 +22,9 @@ from longtake.pipeline.media.segment import Damage, Pictures, Reader, Segment, o
 # the pictures wanted, or by the bytes that these will hold. At this many bytes, or after a while, it ends all the same.
 SEGMENT_NS = 4 * SECOND_NS
 WORTH_PIXELS = 64_000_000
-WORTH_PICTURES = 96
+WORTH_PICTURES = 192
 WORTH_PICTURE_BYTES = 8 << 20
-SEGMENT_MOST_NS = 16 * SECOND_NS
+SEGMENT_MOST_NS = 32 * SECOND_NS
 SEGMENT_BYTES = 8 << 20
 # A group of pictures beyond either of these is decoded on the way instead of being collected.
 LONG_GROUP_NS = 10 * SECOND_NS

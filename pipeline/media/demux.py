@@ -71,6 +71,8 @@ def demux(
         if text_index is not None:
             streams.append(container.streams[text_index])
         packets = container.demux(streams)
+        # A packet's own time base is a fresh fraction at every look.
+        ticks = {stream.index: (stream.time_base.numerator, stream.time_base.denominator) for stream in streams}
         errors, reached_ns = 0, 0
         while True:
             try:
@@ -94,7 +96,8 @@ def demux(
                 continue
             index = packet.stream_index
             if packet.size and packet.pts is not None:
-                reached_ns = max(reached_ns, to_ns(packet.pts + (packet.duration or 0), packet.time_base))
+                tick, ticks_a_second = ticks[index]
+                reached_ns = max(reached_ns, (packet.pts + (packet.duration or 0)) * tick * SECOND_NS // ticks_a_second)
             if index == info.video.index:
                 if packet.size:
                     yield from video.read(packet)

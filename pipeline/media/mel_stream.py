@@ -14,7 +14,7 @@ from longtake.pipeline.media.plan import SECOND_NS
 from longtake.pipeline.media.segment import SoundChunk
 
 # Mel frames are computed in blocks that begin at multiples of this, so that a resumed job computes the same blocks.
-BLOCK = 200
+BLOCK = 1000
 
 
 class MelStream:

@@ -21,8 +21,8 @@ RATE_HZ = 16_000
 # The sound is moved (silence put in, samples dropped) only when its timestamps leave the count of its samples by more
 # than this: timestamps rounded to milliseconds, or jittering, must not tear a continuous recording apart.
 TOLERANCE_NS = SECOND_NS // 50
-# Sound is handed on in chunks of about this many samples.
-CHUNK = RATE_HZ
+# Sound is handed on in chunks of about this many samples: four seconds, as long as a segment at least.
+CHUNK = 4 * RATE_HZ
 
 
 class SoundReader:
@@ -93,7 +93,7 @@ class SoundReader:
             outputs = self._resampler.resample(frame)
         self._fed += frame.samples
         for out in outputs:
-            yield from self._write(out.to_ndarray()[0])
+            yield from self._write(_samples(out))
 
     def _restart(self, at_ns: int, rate_hz: int) -> Iterator[SoundChunk]:
         """Go on at another time, with silence up to there; what lies in the past will be dropped."""
@@ -125,7 +125,7 @@ class SoundReader:
         """Empty the resampler and hand on everything that waits."""
         if self._resampler is not None:
             for out in self._resampler.resample(None):
-                yield from self._write(out.to_ndarray()[0])
+                yield from self._write(_samples(out))
             self._resampler = None
         if self._waiting:
             yield self._chunk()
@@ -134,6 +134,11 @@ class SoundReader:
         if until > self._position:
             first, self._position = self._position, until
             yield SoundChunk(first=first, samples=until - first, wave_S=None)
+
+
+def _samples(frame: Any) -> NDArray[np.float32]:
+    """The samples of the resampler's mono output, without a copy: the array keeps the frame."""
+    return np.frombuffer(frame.planes[0], np.float32, frame.samples)
 
 
 def _packet_ns(packet: Any) -> int:

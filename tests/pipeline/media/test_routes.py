@@ -293,12 +293,12 @@ def test_a_resumed_reading_of_a_long_group_is_bitwise_the_same(
 
 
 def test_segments_are_a_few_seconds_and_flat(tmp_path: Path, write_clip: Callable[..., Path]) -> None:
-    path = write_clip(tmp_path / "clip.mp4", frames=720, options={"g": "24", "sc_threshold": "0"})
-    # Many pictures are wanted: four seconds are worth a decoder's call. Few are: twelve seconds are, sixteen at most.
-    for rate_hz, seconds in ((24, 4), (8, 12), (1, 16)):
+    path = write_clip(tmp_path / "clip.mp4", frames=1680, options={"g": "24", "sc_threshold": "0"})
+    # Many pictures are wanted: eight seconds are worth a decoder's call. Few are: 24 seconds are, and 32 at most.
+    for rate_hz, seconds in ((24, 8), (8, 24), (1, 32)):
         lengths_ns = [s.stop_ns - s.start_ns for s in segments_of(path, Sampling(rate_hz=rate_hz))]
         assert set(lengths_ns[:-1]) == {seconds * 10**9}
-        assert sum(lengths_ns) == 30 * 10**9
+        assert sum(lengths_ns) == 70 * 10**9
     segments = segments_of(path, Sampling(rate_hz=24))
     for left, right in itertools.pairwise(segments):
         assert left.stop_ns == right.start_ns
