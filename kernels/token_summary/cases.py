@@ -178,7 +178,7 @@ def _launches(
     backward: bool = True,
 ) -> list[tuple[Launch, str]]:
     """The launches of one forward and its backward, on tensors without memory, and the sizes in words."""
-    from longtake.kernels.token_summary import launch
+    from longtake.kernels.token_summary import launch, launch_backward, launch_forward
 
     def empty(*shape: int, dtype: torch.dtype = weights) -> Tensor:
         return torch.empty(shape, dtype=dtype, device="meta")
@@ -203,9 +203,9 @@ def _launches(
         eps=1e-6,
     )
     launched: list[Launch] = []
-    made = launch.forward(tokens, parameters, dtypes[0], differentiable=backward, run=launched.append)
+    made = launch_forward.forward(tokens, parameters, dtypes[0], differentiable=backward, run=launched.append)
     if backward:
-        launch.backward(made.result, made, tokens, parameters, [True] * len(sources), position, launched.append)
+        launch_backward.backward(made.result, made, tokens, parameters, [True] * len(sources), position, launched.append)
     names = "+".join(TYPES[dtype][1:] for dtype in dtypes)
     where = (", position" if position else "") + ("" if backward else ", no gradient")
     return [(one, f"{names}, k {summaries}, width {width}{where}") for one in launched]

@@ -231,7 +231,7 @@ def _forward(
     half_products: bool,
     differentiable: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    from longtake.kernels.token_summary.launch import forward
+    from longtake.kernels.token_summary.launch_forward import forward
 
     tokens = _tokens((source0, source1, source2), (mask0, mask1, mask2), position, up.dtype, half_products)
     parameters = _parameters(norm_weight, norm_bias, up, up_bias, down, down_bias, eps=eps)
@@ -303,7 +303,8 @@ def _backward(
     half_products: bool,
     wanted: Sequence[bool],
 ) -> list[Tensor]:
-    from longtake.kernels.token_summary.launch import Forward, backward
+    from longtake.kernels.token_summary.launch import Forward
+    from longtake.kernels.token_summary.launch_backward import backward
 
     tokens = _tokens((source0, source1, source2), (mask0, mask1, mask2), position, up.dtype, half_products)
     parameters = _parameters(norm_weight, norm_bias, up, up_bias, down, down_bias, eps=eps)
