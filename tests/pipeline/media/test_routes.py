@@ -120,25 +120,25 @@ def test_variable_frame_rate_and_late_start(
 def test_a_long_group_is_streamed_and_shows_the_same(
     tmp_path: Path, config: ModelConfig, write_clip: Callable[..., Path], number_of: Number
 ) -> None:
-    path = write_clip(tmp_path / "long.mp4", frames=500, rate=24, options={"g": "300", "bf": "2", "sc_threshold": "0"})
+    path = write_clip(tmp_path / "long.mp4", frames=600, rate=24, options={"g": "400", "bf": "2", "sc_threshold": "0"})
     info = probe(path)
     items = list(demux(info, make_plan(info, Sampling(rate_hz=24), 8), FORM))
     streamed = [item for item in items if isinstance(item, Pictures)]
     segments = [item for item in items if isinstance(item, Segment)]
-    assert streamed and streamed[-1].stop_ns == 300 * SECOND_NS // 24
-    assert segments[0].start_ns == 300 * SECOND_NS // 24
-    assert numbers(path, config, Sampling(rate_hz=24), number_of) == list(range(500))
-    assert numbers(path, config, Sampling(frames=100), number_of) == [5 * k + 2 for k in range(100)]
+    assert streamed and streamed[-1].stop_ns == 400 * SECOND_NS // 24
+    assert segments[0].start_ns == 400 * SECOND_NS // 24
+    assert numbers(path, config, Sampling(rate_hz=24), number_of) == list(range(600))
+    assert numbers(path, config, Sampling(frames=100), number_of) == [6 * k + 3 for k in range(100)]
     damage = [i for i in read_snippets(info, config, Sampling(rate_hz=8), reader="decord") if isinstance(i, Damage)]
-    assert any(d.error == "LongGroup" and (d.start_ns, d.stop_ns) == (0, 12_500_000_000) for d in damage)
+    assert any(d.error == "LongGroup" and (d.start_ns, d.stop_ns) == (0, 400 * SECOND_NS // 24) for d in damage)
 
 
 def test_a_long_open_group_hands_over_its_leading_frames(
     tmp_path: Path, config: ModelConfig, write_clip: Callable[..., Path], number_of: Number
 ) -> None:
-    options = {"x265-params": "open-gop=1:keyint=264:min-keyint=264:bframes=3:scenecut=0:log-level=none"}
-    path = write_clip(tmp_path / "long.mkv", frames=560, codec="libx265", options=options)
-    assert numbers(path, config, Sampling(rate_hz=24), number_of) == list(range(560))
+    options = {"x265-params": "open-gop=1:keyint=400:min-keyint=400:bframes=3:scenecut=0:log-level=none"}
+    path = write_clip(tmp_path / "long.mkv", frames=820, codec="libx265", options=options)
+    assert numbers(path, config, Sampling(rate_hz=24), number_of) == list(range(820))
 
 
 def test_what_matroska_cannot_hold_is_streamed_and_shows_the_same(
@@ -302,3 +302,9 @@ def test_segments_are_a_few_seconds_and_flat(tmp_path: Path, write_clip: Callabl
     segments = segments_of(path, Sampling(rate_hz=24))
     for left, right in itertools.pairwise(segments):
         assert left.stop_ns == right.start_ns
+
+
+def test_the_groups_of_a_common_encoder_are_collected(tmp_path: Path, write_clip: Callable[..., Path]) -> None:
+    path = write_clip(tmp_path / "film.mp4", frames=600, options={"g": "250", "sc_threshold": "0"})
+    lengths = [s.packets for s in segments_of(path, Sampling(rate_hz=24))]
+    assert lengths == [250, 250, 100]
