@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from longtake.jobs.main import Subparsers
+    from longtake.operators.config import ModelConfig, PretrainedConfig
+    from longtake.operators.training.trainer import Plan, Trainer
 
 EXAMPLES = """\
 examples:
@@ -15,8 +17,12 @@ examples:
   longtake train --preset tiny --out runs/tiny                  again: goes on where it was stopped
   longtake train --preset tiny --out runs/quick --snippet-steps 200 --long-steps 200 --polish-steps 0
   longtake index world --into world.lt --model runs/tiny/model
+  longtake train --out runs/siglip --video-encoder ~/siglip2-base-patch16-224 --audio-encoder ~/whisper-base
 
 DIR gets state.* (to resume), curves.csv, curves.png, and at the end model/, a checkpoint directory.
+
+Public encoders (a directory or a hub name) stay as they are: their features of the pool's snippets are computed once,
+kept in DIR/features, and read by all that learns. The model names their directories and holds no copy of them.
 """
 
 
@@ -42,6 +48,15 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--pool-videos", metavar="N", type=int, help="made videos whose snippets long videos are made of"
     )
+    for part, what in (("video", "SigLIP, CLIP, DINOv3 or V-JEPA 2"), ("audio", "Whisper, CLAP or AST")):
+        parser.add_argument(f"--{part}-encoder", metavar="PATH", help=f"a public encoder, frozen: {what}")
+        parser.add_argument(
+            f"--{part}-layer",
+            metavar="N",
+            type=int,
+            help="which of its hidden states, -1 the one behind the last layer",
+        )
+    parser.add_argument("--features", metavar="DIR", help="where public encoders' features are kept (OUT/features)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto (auto)")
     parser.add_argument("--workers", metavar="N", type=int, default=1, help="processes that render (1)")
     parser.add_argument("--stop-after", metavar="N", type=int, help="stop after so many steps; run again to go on")
@@ -58,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     from longtake.operators import presets
     from longtake.operators.errors import InputError
     from longtake.operators.training.curves import draw_curves
-    from longtake.operators.training.trainer import Plan, Report, Trainer
+    from longtake.operators.training.trainer import Plan, Report
 
     try:
         config = presets.by_name(args.preset)
@@ -87,12 +102,12 @@ def run(args: argparse.Namespace) -> int:
     if device not in (("cpu", "cuda") if cuda else ("cpu",)):
         raise InputError(f"--device {device}: this machine can train on {'cpu or cuda' if cuda else 'cpu only'}")
     out = Path(args.out)
-    trainer = Trainer(config, plan, out, device=device, workers=args.workers)
+    trainer = _trainer(args, config, plan, out, device)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}  right {task.fields[exact]:.0%}"),
+        TextColumn("{task.fields[told]}"),
         TimeRemainingColumn(),
     )
     say = messages()
@@ -102,9 +117,9 @@ def run(args: argparse.Namespace) -> int:
 
         def show(report: Report) -> None:
             if report.stage not in tasks:
-                tasks[report.stage] = progress.add_task(report.stage, total=report.steps, loss=0.0, exact=0.0)
-            loss, exact = report.values["loss"], report.values["exact"]
-            progress.update(tasks[report.stage], completed=report.step, loss=loss, exact=exact)
+                tasks[report.stage] = progress.add_task(report.stage, total=report.steps, told="")
+            told = "loss {loss:.3f}  right {exact:.0%}".format(**report.values) if report.values else "videos"
+            progress.update(tasks[report.stage], completed=report.step, told=told)
 
         trainer.run(show, stop_after=args.stop_after)
     console = output()
@@ -116,3 +131,34 @@ def run(args: argparse.Namespace) -> int:
     else:
         console.print(f"stopped in stage {trainer.stage} at step {trainer.step}; the same command goes on")
     return 0
+
+
+def _trainer(args: argparse.Namespace, config: ModelConfig, plan: Plan, out: Path, device: str) -> Trainer:
+    """The run that the options ask for: on the preset's own encoders, or on public ones."""
+    from longtake.operators.errors import InputError
+    from longtake.operators.training.trainer import Trainer
+
+    video, audio = _public(args.video_encoder, args.video_layer), _public(args.audio_encoder, args.audio_layer)
+    for part, public in (("video", video), ("audio", audio)):
+        if public is None and getattr(args, f"{part}_layer") is not None:
+            raise InputError(f"--{part}-layer is of a public encoder; name it with --{part}-encoder")
+    if video is None and audio is None:
+        if args.features is not None:
+            raise InputError("--features keeps what public encoders see; name one with --video-encoder")
+        return Trainer(config, plan, out, device=device, workers=args.workers)
+    from longtake.operators.pretrained.towers import on_public_encoders
+    from longtake.operators.training.tower_trainer import TowerTrainer
+
+    config = on_public_encoders(config, video=video, audio=audio)
+    features = None if args.features is None else Path(args.features)
+    return TowerTrainer(config, plan, out, features=features, device=device, workers=args.workers)
+
+
+def _public(source: str | None, layer: int | None) -> PretrainedConfig | None:
+    from longtake.operators.config import PretrainedConfig
+
+    if source is None:
+        return None
+    # The checkpoint may be used from anywhere: what lies on this machine is named by its full path.
+    place = Path(source).expanduser()
+    return PretrainedConfig(source=str(place.resolve()) if place.is_dir() else source, layer=layer)

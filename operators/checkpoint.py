@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
@@ -15,11 +14,8 @@ from safetensors.torch import load_file, save_file
 from longtake.operators.chat import ChatTokenizer
 from longtake.operators.config import ModelConfig
 from longtake.operators.errors import CheckpointError
-from longtake.operators.model import LongTakeModel
+from longtake.operators.model import LongTakeModel, named_towers
 from longtake.operators.world.questions import word_list
-
-if TYPE_CHECKING:
-    from longtake.operators.pretrained import Towers
 
 SHIPPED = Path(__file__).resolve().parent / "weights"
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
@@ -75,7 +71,10 @@ def load_model(name_or_path: str) -> LoadedModel:
         weights = load_file(path / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path / WEIGHTS}: {error}") from error
-    towers = _load_towers(path, config)
+    try:
+        towers = named_towers(config, path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path / CONFIG}: {error}") from error
     try:
         with torch.device("meta"):
             model = LongTakeModel(config, towers)
@@ -100,17 +99,6 @@ def load_model(name_or_path: str) -> LoadedModel:
     return LoadedModel(
         model=model.eval(), tokenizer=tokenizer, config=config, fingerprint=fingerprint(model), path=path
     )
-
-
-def _load_towers(path: Path, config: ModelConfig) -> Towers | None:
-    if config.video.pretrained is None and config.audio.pretrained is None:
-        return None
-    from longtake.operators.pretrained import load_towers
-
-    try:
-        return load_towers(config, path)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path / CONFIG}: {error}") from error
 
 
 def save_model(path: Path, model: LongTakeModel, tokenizer: ChatTokenizer) -> None:

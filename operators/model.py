@@ -6,6 +6,7 @@ D width.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -38,10 +39,7 @@ class LongTakeModel(nn.Module):
     def __init__(self, config: ModelConfig, towers: Towers | None = None) -> None:
         super().__init__()
         self.config = config
-        if towers is None and (config.video.pretrained or config.audio.pretrained):
-            from longtake.operators.pretrained import load_towers
-
-            towers = load_towers(config)
+        towers = towers or named_towers(config)
         video_grid, audio_grid = None, None
         if towers is not None and towers.video is not None:
             self.video_encoder = towers.video.for_model(config.video, config.width)
@@ -68,3 +66,16 @@ class LongTakeModel(nn.Module):
         return Features(
             video_BND=video_SND, video_mask_BN=video_mask_SN, audio_BND=audio_SND, audio_mask_BN=audio_mask_SN
         )
+
+
+def named_towers(config: ModelConfig, folder: Path | None = None) -> Towers | None:
+    """The public encoders that a config names, loaded; None where it names none. `folder` is the checkpoint's.
+
+    Raises:
+        CheckpointError: one cannot be loaded.
+    """
+    if config.video.pretrained is None and config.audio.pretrained is None:
+        return None
+    from longtake.operators.pretrained import load_towers
+
+    return load_towers(config, folder)

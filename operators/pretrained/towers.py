@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from longtake.operators.config import ModelConfig, PretrainedConfig
+from longtake.operators.config import AudioConfig, ModelConfig, PretrainedConfig, VideoConfig
 from longtake.operators.errors import CheckpointError
 from longtake.operators.pretrained.pictures import PictureEncoder, load_picture_encoder
 from longtake.operators.pretrained.sound import SoundEncoder, load_sound_encoder
@@ -57,6 +57,38 @@ def load_audio_tower(wanted: PretrainedConfig, rate_hz: int, folder: Path | None
         return load_sound_encoder(place, layer=wanted.layer, trained=wanted.trained, rate_hz=rate_hz)
     except CheckpointError as error:
         raise CheckpointError(f"audio encoder: {error}") from error
+
+
+def on_public_encoders(
+    config: ModelConfig, *, video: PretrainedConfig | None = None, audio: PretrainedConfig | None = None
+) -> ModelConfig:
+    """A config with public encoders in the place of its own; None leaves that one.
+
+    Pictures get the size that the video encoder wants. A snippet's sound is as long as its pictures at the config's
+    rate, and no longer: the audio encoder hears the wave itself.
+
+    Raises:
+        CheckpointError: an encoder cannot be loaded, or a snippet is longer than what the audio encoder hears at once.
+    """
+    names = [config.name]
+    if video is not None:
+        pictures = config.video
+        height, width = load_video_tower(video).tower.preparation.shape(pictures.height, pictures.width)
+        made = VideoConfig(frames=pictures.frames, height=height, width=width, pretrained=video)
+        config = replace(config, video=made)
+        names.append(Path(video.source).name)
+    if audio is not None:
+        rate_hz, snippet_s = config.audio.sample_rate_hz, config.video.frames / config.rate_hz
+        samples, most = round(snippet_s * rate_hz), load_audio_tower(audio, rate_hz).most_samples
+        if samples > most:
+            raise CheckpointError(
+                f"audio encoder: {audio.source} hears {most / rate_hz:g} s at once, and a snippet lasts {snippet_s:g} s"
+            )
+        heard = AudioConfig(frames=samples, sample_rate_hz=rate_hz, pretrained=audio)
+        shortest, longest = config.snippet_s or (snippet_s, snippet_s)
+        config = replace(config, audio=heard, snippet_s=(min(shortest, snippet_s), min(longest, snippet_s)))
+        names.append(Path(audio.source).name)
+    return replace(config, name=" on ".join([names[0], " and ".join(names[1:])]) if names[1:] else names[0])
 
 
 def by_fingerprint(config: ModelConfig, *, video: str | None, audio: str | None) -> ModelConfig:

@@ -3,7 +3,7 @@
 A batch is a pure function of (seed, step), so a resumed run sees the same data.
 
 Shapes: V videos, T snippets a video, Q questions in the batch, L text tokens, F pictures, H rows, W columns, A mel
-frames, M mels.
+frames, M mels (for a public sound encoder A are samples and M is 1).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor
 
 from longtake.operators.chat import ChatTokenizer
-from longtake.operators.config import ModelConfig
+from longtake.operators.config import AudioConfig, ModelConfig
 from longtake.operators.log_mel import frame_centres_ns, log_mel, resample_frames
 from longtake.operators.world.pictures import render_pictures
 from longtake.operators.world.questions import Kind, Question, ask, random_span
@@ -50,6 +50,11 @@ class Clips:
     frame_mask_SF: Tensor  # bool
     mel_SAM: Tensor  # float32
     mel_mask_SA: Tensor  # bool
+
+    @property
+    def heard_S(self) -> Tensor:
+        """Which snippets come with sound; bool [S]."""
+        return self.mel_mask_SA.any(1)
 
 
 def render_clips(scripts: Sequence[Script], config: ModelConfig, rng: np.random.Generator | None) -> Clips:
@@ -120,7 +125,7 @@ def _blur(x_NHWC: Tensor) -> Tensor:
 
 
 def _mel(script: Script, config: ModelConfig, rng: np.random.Generator | None) -> tuple[Tensor, Tensor]:
-    """Log-mel of a script's beats, [T, A, M], and its mask."""
+    """What the model hears of a script's beats, log-mel or waves [T, A, M], and its mask [T, A]."""
     audio = config.audio
     wave = torch.from_numpy(render_sound(script))
     if rng is not None:
@@ -129,6 +134,8 @@ def _mel(script: Script, config: ModelConfig, rng: np.random.Generator | None) -
             shape = (script.beats, audio.frames)
             return torch.zeros(*shape, audio.mels), torch.zeros(shape, dtype=torch.bool)
         wave = wave * float(10 ** rng.uniform(-0.6, 0.2))
+    if audio.pretrained is not None:
+        return _waves(wave, script.beats, audio)
     mel_NM = log_mel(wave, audio)
     centres_N = frame_centres_ns(0, len(mel_NM), audio)
     per_beat = round(BEAT_S * audio.sample_rate_hz / audio.hop)
@@ -138,6 +145,15 @@ def _mel(script: Script, config: ModelConfig, rng: np.random.Generator | None) -
         start = round(beat * BEAT_S * NS)
         beats.append(resample_frames(mel_NM[part], centres_N[part], start, start + round(BEAT_S * NS), audio.frames))
     return torch.stack([mel for mel, _ in beats]), torch.stack([mask for _, mask in beats])
+
+
+def _waves(wave_S: Tensor, beats: int, audio: AudioConfig) -> tuple[Tensor, Tensor]:
+    """The wave of each beat, [T, A, 1], behind its end zeros that the mask leaves out."""
+    wave_TS = wave_S.view(beats, round(BEAT_S * audio.sample_rate_hz))
+    samples = min(wave_TS.shape[1], audio.frames)
+    wave_TAM = torch.zeros(beats, audio.frames, 1)
+    wave_TAM[:, :samples, 0] = wave_TS[:, :samples]
+    return wave_TAM, (torch.arange(audio.frames) < samples).repeat(beats, 1)
 
 
 def draw_questions(rng: random.Random, script: Script, count: int, captions: int, spans: float) -> list[Question]:

@@ -13,6 +13,7 @@ import dataclasses
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ from longtake.operators.model import LongTakeModel
 from longtake.operators.training.batches import Clips, Questions, draw_questions, render_clips, tensorize
 from longtake.operators.training.losses import reduced
 from longtake.operators.world.script import BEAT_S, MAX_COUNT, SOUNDS, Script, write_script
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,8 +159,8 @@ class EncodedBeats:
     audio_PR: Tensor
 
 
-def encode_pool(model: LongTakeModel, encode: Callable[[Clips], Features], videos: Iterable[Clips]) -> EncodedBeats:
-    """Encode and combine every beat of a pool's rendered source videos.
+def encode_pool(model: LongTakeModel, encode: Callable[[T], Features], parts: Iterable[T]) -> EncodedBeats:
+    """Encode and combine every beat of a pool, given in their order, part by part, in the form that `encode` takes.
 
     Raises:
         ValueError: the combiner carries memory, so a beat has no tokens of its own.
@@ -165,9 +168,9 @@ def encode_pool(model: LongTakeModel, encode: Callable[[Clips], Features], video
     if model.combiner.initial_memory(1).shape[1]:
         raise ValueError(f"the {model.config.combiner.name} combiner carries memory: its tokens cannot be pooled")
     tokens, video, audio = [], [], []
-    for clips in videos:
+    for part in parts:
         with torch.inference_mode():
-            features = encode(clips)
+            features = encode(part)
             beats = len(features.video_BND)
             memory = model.combiner.initial_memory(1).expand(beats, -1, -1)
             start_s = torch.zeros(beats, device=features.video_BND.device)

@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from longtake.operators.combiners import Features
 from longtake.operators.config import ModelConfig
 from longtake.operators.encoders import centre_positions
+from longtake.operators.feature_layout import FeatureLayout
 from longtake.operators.training.batches import Clips, render_clips
 from longtake.operators.world.script import BEAT_S, COLOURS, SHAPES, SOUNDS, Script, Thing, write_script
 
@@ -75,18 +76,16 @@ def _shape(thing: Thing | None) -> int:
 
 
 class SnippetHeads(nn.Module):
-    """Linear readers of descriptions, for training only."""
+    """Linear readers of descriptions, for training only. `layout` is the one of the features that they will read."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layout: FeatureLayout) -> None:
         super().__init__()
         self.parts = dict(PARTS)
-        video = config.video
-        times_N = torch.cat([centre_positions(tube, video.clip)[:, 0] for tube in video.tubes])
-        self.register_buffer("second_video_N", times_N >= video.frames / 2, persistent=False)
-        times, bands = config.audio.grid
-        self.register_buffer(
-            "second_audio_N", (torch.arange(times) >= times / 2).repeat_interleave(bands), persistent=False
-        )
+        for name, second_N in (("video", _second_pictures(config, layout)), ("audio", _second_sound(config, layout))):
+            # Where one token spans the whole snippet, it is read for both halves.
+            whole = not second_N.any()
+            self.register_buffer(f"first_{name}_N", ~second_N, persistent=False)
+            self.register_buffer(f"second_{name}_N", ~second_N if whole else second_N, persistent=False)
         self.colour = nn.Linear(config.width, PARTS["colour_first"])
         self.shape = nn.Linear(config.width, PARTS["shape_first"])
         self.sound = nn.Linear(config.width, PARTS["sound_first"])
@@ -106,8 +105,8 @@ class SnippetHeads(nn.Module):
         """
         truth = dict(zip(PARTS, truth_SP.unbind(1), strict=True))
         video, audio = features.video_BND, features.audio_BND
-        second_v, second_a = self.get_buffer("second_video_N"), self.get_buffer("second_audio_N")
-        first_v, first_a = ~second_v, ~second_a
+        first_v, second_v = self.get_buffer("first_video_N"), self.get_buffer("second_video_N")
+        first_a, second_a = self.get_buffer("first_audio_N"), self.get_buffer("second_audio_N")
         read = {
             "colour_first": self._loudest(self.colour(video[:, first_v])),
             "colour_second": self._loudest(self.colour(video[:, second_v])),
@@ -141,6 +140,23 @@ class SnippetHeads(nn.Module):
         if name.startswith("sound") or name.endswith("heard"):
             return (losses_S * sound_S).sum() / sound_S.sum().clamp_min(1)
         return losses_S.mean()
+
+
+def _second_pictures(config: ModelConfig, layout: FeatureLayout) -> Tensor:
+    """Which video tokens are centred in the snippet's second half; bool [N]."""
+    video = config.video
+    if video.pretrained is None:
+        return torch.cat([centre_positions(tube, video.clip)[:, 0] for tube in video.tubes]) >= video.frames / 2
+    ((steps, rows, columns),) = layout.video
+    return (torch.arange(steps) + 0.5 > steps / 2).repeat_interleave(rows * columns)
+
+
+def _second_sound(config: ModelConfig, layout: FeatureLayout) -> Tensor:
+    """Which sound tokens lie in the beat's second half; bool [N]."""
+    times, bands = layout.audio
+    # A public encoder may have room for more than a beat.
+    beat = 1.0 if config.audio.pretrained is None else BEAT_S * config.audio.sample_rate_hz / config.audio.frames
+    return (torch.arange(times) >= times * beat / 2).repeat_interleave(bands)
 
 
 @dataclass(frozen=True, kw_only=True)

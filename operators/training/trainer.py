@@ -28,8 +28,8 @@ from longtake.operators.checkpoint import save_model
 from longtake.operators.combiners import Features
 from longtake.operators.config import ModelConfig
 from longtake.operators.errors import InputError
-from longtake.operators.model import LongTakeModel
-from longtake.operators.training.batches import Clips, Questions
+from longtake.operators.model import LongTakeModel, named_towers
+from longtake.operators.training.batches import Questions
 from longtake.operators.training.losses import Losses, LossWeights, question_losses
 from longtake.operators.training.pool import (
     BeatPool,
@@ -105,13 +105,14 @@ class Trainer:
         self.tokenizer = ChatTokenizer.from_words(word_list())
         if len(self.tokenizer) > config.text.vocabulary:
             raise InputError(f"the world has {len(self.tokenizer)} words, the config room for {config.text.vocabulary}")
+        self.towers = named_towers(config)
         torch.manual_seed(plan.seed)
-        self.model = LongTakeModel(config).to(self.device)
+        self.model = LongTakeModel(config, self.towers).to(self.device)
         # Both this and the pool are found out at once, not after hours of the first stage.
         if self.model.combiner.initial_memory(1).shape[1]:
             raise InputError(f"the {config.combiner.name} combiner carries memory: this training pools single snippets")
         self.pool: BeatPool | None = None
-        self.heads = SnippetHeads(config).to(self.device)
+        self.heads = SnippetHeads(config, self.model.combiner.layout).to(self.device)
         self.optimizer: torch.optim.AdamW | None = None
         self.stage, self.step, self.seconds = "snippets", 0, 0.0
 
@@ -125,9 +126,13 @@ class Trainer:
         self._resume()
         if self.stage != "done":
             self.pool = BeatPool(self.plan.pool)
+            self._prepare(on_report)
         with self._attention():
             if self._train(on_report, stop_after):
                 save_model(self.out / "model", self.model, self.tokenizer)
+
+    def _prepare(self, on_report: Callable[[Report], None]) -> None:
+        """What is to be done before the first step."""
 
     def _train(self, on_report: Callable[[Report], None], stop_after: int | None) -> bool:
         """Whether the run came to its end."""
@@ -172,16 +177,22 @@ class Trainer:
             self.save()
         return True
 
+    def _snippets(self) -> Dataset[Any]:
+        """Batches of the first stage: what `_features` takes, and descriptions."""
+        return SnippetDataset(self.config, self.plan.snippets, self.plan.snippet_steps, self.plan.seed)
+
+    def _pool_beats(self) -> Iterable[Any]:
+        """All of the pool's beats in their order, as `_features` takes them."""
+        return self._loader(RenderedVideos(self.config, self.plan.pool), 0)
+
     def _snippet_losses(self) -> Iterator[Losses]:
-        plan = self.plan
-        data = SnippetDataset(self.config, plan.snippets, plan.snippet_steps, plan.seed)
-        for _, (clips, truth_SP) in self._from(data, self.step):
+        for _, (clips, truth_SP) in self._from(self._snippets(), self.step):
             with self._autocast():
                 features = self._features(clips)
                 count = len(truth_SP)
                 memory = self.model.combiner.initial_memory(count)
                 tokens_SmD, _ = self.model.combiner(features, memory, torch.zeros(count, device=self.device))
-                sound_S = clips.mel_mask_SA.any(1).to(self.device)
+                sound_S = clips.heard_S.to(self.device)
                 of_features, of_tokens, right = self.heads(features, tokens_SmD, truth_SP.to(self.device), sound_S)
             parts = {"features": of_features.item(), "tokens": of_tokens.item(), **right}
             parts["exact"] = sum(right.values()) / max(1, len(right))
@@ -219,11 +230,11 @@ class Trainer:
         cache = self._cache
         if not cache.is_file():
             # Float32, as in use: what the decoder learns to read is what it will be given.
-            videos = self._loader(RenderedVideos(self.config, self.plan.pool), 0)
-            _write(cache, vars(encode_pool(self.model, self._features, videos)))
+            _write(cache, vars(encode_pool(self.model, self._features, self._pool_beats())))
         return EncodedBeats(**{name: value.to(self.device) for name, value in load_file(cache).items()})
 
-    def _features(self, clips: Clips) -> Features:
+    def _features(self, clips: Any) -> Features:
+        """The encoders' features of a batch of `Clips`."""
         parts = (clips.frames_SFHWC, clips.frame_mask_SF, clips.mel_SAM, clips.mel_mask_SA)
         return self.model.features(*(part.to(self.device, non_blocking=True) for part in parts))
 
@@ -259,7 +270,7 @@ class Trainer:
         """Start the latent model and the text decoder from weights that the plan's seed alone gives, so that this
         stage may be run again on the same encoders with other settings."""
         torch.manual_seed(self.plan.seed + 1)
-        fresh = LongTakeModel(self.config)
+        fresh = LongTakeModel(self.config, self.towers)
         self.model.latent_model.load_state_dict(fresh.latent_model.state_dict())
         self.model.text_decoder.load_state_dict(fresh.text_decoder.state_dict())
 
@@ -299,6 +310,14 @@ class Trainer:
                 {"stage": stage, "step": self.step, **{k: f"{v:.6g}" for k, v in values.items() if k in COLUMNS}}
             )
 
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same for a run to go on."""
+        identity: dict[str, Any] = {"plan": repr(self.plan), "config": self.config.fingerprint()}
+        if self.towers is not None:
+            named = (self.towers.video, self.towers.audio)
+            identity["towers"] = [None if tower is None else tower.fingerprint for tower in named]
+        return identity
+
     def save(self) -> None:
         """Write the state that `run` resumes from: tensors first, then the file that names them, at once."""
         tensors = {f"weights/{name}": value for name, value in self._modules().state_dict().items()}
@@ -310,8 +329,7 @@ class Trainer:
         _write(self.out / name, tensors)
         state = {
             "tensors": name,
-            "plan": repr(self.plan),
-            "config": self.config.fingerprint(),
+            **self._identity(),
             "stage": self.stage,
             "step": self.step,
             "seconds": self.seconds,
@@ -330,7 +348,7 @@ class Trainer:
             _trim(self.out / "curves.csv", "snippets", 0)
             return
         state = json.loads(path.read_text())
-        if state["plan"] != repr(self.plan) or state["config"] != self.config.fingerprint():
+        if any(state.get(name) != value for name, value in self._identity().items()):
             raise InputError(f"{self.out}: holds a run of another plan or config; choose another directory")
         self.stage, self.step, self.seconds = state["stage"], state["step"], state["seconds"]
         tensors = load_file(self.out / state.get("tensors", "state.safetensors"))

@@ -17,6 +17,7 @@ from longtake.operators.chat import ChatTokenizer
 from longtake.operators.checkpoint import random_model
 from longtake.operators.config import ModelConfig
 from longtake.operators.errors import InputError
+from longtake.operators.feature_layout import feature_layout
 from longtake.operators.training.batches import Questions, draw_questions, render_clips, tensorize
 from longtake.operators.training.losses import (
     LossWeights,
@@ -453,7 +454,7 @@ def test_reduced_features_are_masked_means_of_unit_spread() -> None:
 def test_what_was_heard_is_not_asked_of_a_silent_snippet(world_config: ModelConfig) -> None:
     torch.manual_seed(0)
     model = random_model(world_config).model
-    heads = SnippetHeads(world_config)
+    heads = SnippetHeads(world_config, feature_layout(world_config))
     clips, truth = SnippetDataset(world_config, SnippetStage(videos=2, beats=4), 1, seed=0)[0]
     other = truth.clone()
     columns = [n for n, part in enumerate(PARTS) if part.startswith("sound") or part.endswith("heard")]
