@@ -120,3 +120,35 @@ def index_writer(tmp_path_factory: pytest.TempPathFactory) -> IndexWriter:
     made = random_model(presets.tiny(), seed=1)
     save_model(checkpoint, made.model, made.tokenizer)
     return IndexWriter(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def random_encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the directories `siglip` and `whisper`: tiny public encoders of random weights."""
+    import json
+
+    import torch
+
+    transformers = pytest.importorskip("transformers")
+    vision = transformers.SiglipVisionConfig(
+        hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, patch_size=16, image_size=64
+    )
+    sound = transformers.WhisperConfig(
+        num_mel_bins=16, d_model=24, encoder_layers=2, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, vocab_size=40, max_source_positions=100,
+        max_target_positions=16, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        made = {"siglip": transformers.SiglipVisionModel(vision), "whisper": transformers.WhisperModel(sound)}
+    prepared = {
+        "siglip": {"image_processor_type": "SiglipImageProcessor", "resample": 3, "image_mean": [0.5] * 3,
+                   "image_std": [0.5] * 3, "size": {"height": 64, "width": 64}},
+        "whisper": {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 16, "chunk_length": 2,
+                    "n_fft": 400, "hop_length": 160, "sampling_rate": 16_000},
+    }  # fmt: skip
+    folder = tmp_path_factory.mktemp("encoders")
+    for name, model in made.items():
+        model.save_pretrained(folder / name)
+        (folder / name / "preprocessor_config.json").write_text(json.dumps(prepared[name]))
+    return folder

@@ -73,9 +73,32 @@ def test_a_stopped_training_goes_on_to_a_model_that_loads(tmp_path: Path) -> Non
     assert loaded.tokenizer.unknown_words("What was on screen while the horn sounded?") == ()
 
 
+def test_training_on_public_encoders_ends_in_a_model_that_names_them(random_encoders: Path, tmp_path: Path) -> None:
+    out, features = tmp_path / "run", tmp_path / "features"
+    words = ("--out", out, "--snippet-steps", "2", "--long-steps", "1", "--polish-steps", "1", "--pool-videos", "2",
+             "--video-encoder", random_encoders / "siglip", "--video-layer", "-2",
+             "--audio-encoder", random_encoders / "whisper", "--features", features, "--workers", "0")  # fmt: skip
+    stopped = train(*words, "--stop-after", "1")
+    assert stopped.returncode == 0 and stopped.stderr == "", stopped.stderr
+    kept = (features / "features.json").stat().st_mtime_ns
+    done = train(*words)
+    assert done.returncode == 0 and rows(out) == [("snippets", 2), ("long", 1), ("polish", 1)], done.stderr
+    assert (features / "features.json").stat().st_mtime_ns == kept
+    from longtake.operators.checkpoint import load_model
+    from longtake.operators.config import PretrainedConfig
+
+    config = load_model(str(out / "model")).config
+    assert config.video.pretrained == PretrainedConfig(source=str(random_encoders / "siglip"), layer=-2)
+    assert config.audio.pretrained == PretrainedConfig(source=str(random_encoders / "whisper"))
+    assert (config.video.height, config.audio.frames) == (64, 16_000)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (("--video-encoder", "/nowhere"), "video encoder: /nowhere: not a model directory, and not a hub name"),
+        (("--audio-layer", "3"), "--audio-layer is of a public encoder; name it with --audio-encoder"),
+        (("--features", "x"), "--features keeps what public encoders see; name one with --video-encoder"),
         (("--preset", "huge"), "no preset is named 'huge'; there are tiny, base, mirasol_3b"),
         (("--snippet-steps", "-1"), "--snippet-steps must be at least 0, not -1"),
         (("--pool-videos", "0"), "--pool-videos must be at least 1, not 0"),

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import longtake
 from longtake.operators import presets
@@ -21,34 +20,13 @@ from longtake.pipeline.indexing import IndexOptions, index
 from longtake.pipeline.media.plan import Sampling
 from longtake.pipeline.tables import IndexReader
 
-transformers = pytest.importorskip("transformers")
-CHAPLIN = Path(__file__).resolve().parents[3] / "shared" / "media" / "chaplin.mp4"
-SMALL = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-
 pytestmark = pytest.mark.timeout(600)
 
 
-def save(model: Any, prepared: dict[str, Any], path: Path) -> Path:
-    model.save_pretrained(path)
-    (path / "preprocessor_config.json").write_text(json.dumps(prepared))
-    return path
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def model(random_encoders: Path, tmp_path: Path) -> Path:
     """A checkpoint with SigLIP and Whisper beside it, all of random weights."""
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(3)
-    siglip = transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**SMALL, patch_size=16, image_size=64))
-    save(siglip, {"image_processor_type": "SiglipImageProcessor", "resample": 3, "size": {"height": 64, "width": 64},
-                  "image_mean": [0.5] * 3, "image_std": [0.5] * 3}, folder / "siglip")  # fmt: skip
-    whisper = transformers.WhisperModel(transformers.WhisperConfig(
-        num_mel_bins=16, d_model=24, encoder_layers=2, decoder_layers=1, encoder_attention_heads=2,
-        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, vocab_size=40, max_source_positions=100,
-        max_target_positions=16, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
-    ))  # fmt: skip
-    save(whisper, {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 16, "chunk_length": 2,
-                   "n_fft": 400, "hop_length": 160, "sampling_rate": 16_000}, folder / "whisper")  # fmt: skip
+    folder = Path(shutil.copytree(random_encoders, tmp_path / "models"))
     tiny = presets.tiny()
     config = replace(
         tiny,
@@ -60,14 +38,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "model"
 
 
-@pytest.mark.skipif(not CHAPLIN.is_file(), reason="the sample videos are not beside the checkout")
 def test_a_video_is_indexed_and_asked_about(
-    model: Path, tmp_path: Path, expected_tokens: Callable[..., dict[int, np.ndarray]]
+    media: Path, model: Path, tmp_path: Path, expected_tokens: Callable[..., dict[int, np.ndarray]]
 ) -> None:
+    film = str(media / "chaplin.mp4")
     into = tmp_path / "films.lt"
-    wanted = expected_tokens(CHAPLIN, str(model), rate_hz=8.0)
+    wanted = expected_tokens(film, str(model), rate_hz=8.0)
     options = IndexOptions(into=str(into), model=str(model), decoders=1, commit_s=0.5)
-    index([str(CHAPLIN)], options)
+    index([film], options)
     reader = IndexReader.open(str(into))
     [row] = reader.videos()
     assert (row.status, row.snippets) == ("done", len(wanted))
@@ -78,9 +56,9 @@ def test_a_video_is_indexed_and_asked_about(
     assert 0 < answer.probability <= 1 and answer.seen_until_s == pytest.approx(row.duration_s, abs=0.5)
     slow = replace(options, into=str(tmp_path / "slow.lt"), sampling=Sampling(rate_hz=2.0))
     with pytest.raises(InputError, match="a snippet of 4 s is longer than the 1 s that the model's audio encoder hear"):
-        index([str(CHAPLIN)], slow)
+        index([film], slow)
     # Nothing is left to do; and with other weights at the tower's place the model is another one.
-    assert index([str(CHAPLIN)], options).snippets == 0
+    assert index([film], options).snippets == 0
     place = model.parent / "siglip" / "preprocessor_config.json"
     before = place.read_text()
     place.write_text(json.dumps(json.loads(before) | {"image_mean": [0.4] * 3}))
