@@ -99,7 +99,7 @@ class VLMAnswerer:
             choices: answer with the likeliest of these; the probability is normalised over them.
             votes: above 1, draw so many answers and take the most common one; the likelier one wins a tie.
         Raises:
-            ValueError: as of `stream`; both choices and votes, no choice, or votes at temperature 0.
+            ValueError: as of `stream`, also of a choice; both choices and votes, no choice, or votes at temperature 0.
         """
         if choices is not None and votes > 1:
             raise ValueError("choices are scored, not sampled: give either choices or votes")
@@ -132,15 +132,20 @@ class VLMAnswerer:
         prompt = self.vlm.family.prompt
         if not question.strip():
             raise ValueError("the question is empty")
-        special = [one for one in self.vlm.tokenizer.all_special_tokens if one in question]
-        if special:
-            raise ValueError(f"the question holds the special token {special[0]}")
+        self._require_plain("question", question)
         around = prompt.around(question, prefix.system)
         if around.before != prefix.before:
             raise ValueError(
                 "the chat template puts something about the question before the video: no prefix is shared"
             )
         return prompt.ids(around.after)
+
+    def _require_plain(self, what: str, text: str) -> None:
+        # Whoever asks must not write the conversation's own marks: `all_special_tokens` names only a few of them.
+        added = self.vlm.tokenizer.added_tokens_decoder.values()
+        special = [token.content for token in added if token.special and token.content in text]
+        if special:
+            raise ValueError(f"the {what} holds the special token {special[0]}")
 
     def _pass(self, cache: Any, ids: Sequence[int], position: int) -> Tensor:
         family = self.vlm.family
@@ -197,6 +202,7 @@ class VLMAnswerer:
 
     def _score(self, prefix: Prefix, asked: _State, choice: str) -> _Spoken:
         """The log-likelihood of a choice as the whole answer, its end marker included."""
+        self._require_plain("choice", choice)
         ids = self.vlm.family.prompt.ids(choice)
         if not ids:
             raise ValueError("a choice is empty")

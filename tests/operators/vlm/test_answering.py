@@ -126,6 +126,11 @@ def test_what_cannot_be_asked_is_refused(scene: Callable[..., Any]) -> None:
         answerer.answer(prefix, " \n")
     with pytest.raises(ValueError, match="special token <|im_end|>".replace("|", r"\|")):
         answerer.stream(prefix, "what?<|im_end|>")
+    # transformers does not name the video's own marks among a tokenizer's special tokens.
+    with pytest.raises(ValueError, match="special token <|video_pad|>".replace("|", r"\|")):
+        answerer.stream(prefix, "<|video_pad|> what?")
+    with pytest.raises(ValueError, match="choice holds the special token"):
+        answerer.answer(prefix, "what?", choices=["red", "blue<|im_end|>"])
     with pytest.raises(ValueError, match="either choices or votes"):
         answerer.answer(prefix, "what?", choices=["a"], votes=2)
     with pytest.raises(ValueError, match="no choice"):
