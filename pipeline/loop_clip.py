@@ -12,9 +12,13 @@ from longtake.operators.errors import InputError
 from longtake.pipeline.media.probe import open_media, probe
 
 
-def loop_clip(source: Path, target: Path, duration_s: float) -> int:
+def loop_clip(source: Path, target: Path, duration_s: float, *, sound: bool = True, cut: bool = False) -> int:
     """Write `target`, of the container of its name, with the clip repeated until it is at least `duration_s` long.
 
+    Args:
+        sound: False leaves it out.
+        cut: end after the last picture that begins before `duration_s`; what is needed to decode it may stand a few
+            pictures later.
     Returns:
         How many times the clip is in it.
     Raises:
@@ -22,7 +26,7 @@ def loop_clip(source: Path, target: Path, duration_s: float) -> int:
         InputError: its packets cannot be written into that container.
     """
     info = probe(source)
-    picked = [info.video.index] + ([info.audio.index] if info.audio is not None else [])
+    picked = [info.video.index] + ([info.audio.index] if sound and info.audio is not None else [])
     length_s = _length(str(source), picked)
     loops = max(1, -int(-duration_s // float(length_s)))
     try:
@@ -32,7 +36,8 @@ def loop_clip(source: Path, target: Path, duration_s: float) -> int:
                 with open_media(str(source)) as container:
                     if not streams:
                         streams = {i: out.add_stream_from_template(container.streams[i]) for i in picked}
-                    _copy(container, out, streams, loop * length_s)
+                    stop_s = Fraction(duration_s) if cut and loop == loops - 1 else None
+                    _copy(container, out, streams, loop * length_s, stop_s)
     except (av.error.FFmpegError, ValueError) as error:
         raise InputError(f"{target}: the packets of {source} cannot be repeated there ({error})") from error
     return loops
@@ -58,7 +63,8 @@ def _length(path: str, picked: list[int]) -> Fraction:
     return max(latest - earliest for earliest, latest in spans.values())
 
 
-def _copy(container: Any, out: Any, streams: dict[int, Any], shift_s: Fraction) -> None:
+def _copy(container: Any, out: Any, streams: dict[int, Any], shift_s: Fraction, stop_s: Fraction | None) -> None:
+    held: list[Any] = []
     for packet in container.demux([container.streams[i] for i in streams]):
         if packet.dts is None:
             continue
@@ -66,5 +72,11 @@ def _copy(container: Any, out: Any, streams: dict[int, Any], shift_s: Fraction) 
         packet.dts += shift
         if packet.pts is not None:
             packet.pts += shift
+        late = stop_s is not None and packet.pts is not None and packet.pts * packet.time_base >= stop_s
         packet.stream = streams[packet.stream.index]
-        out.mux(packet)
+        held.append(packet)
+        # Packets come in the order of decoding: of those past the end only what one before it needs is written.
+        if not late:
+            for ready in held:
+                out.mux(ready)
+            held.clear()

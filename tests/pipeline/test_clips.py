@@ -53,6 +53,17 @@ def test_a_looped_clip_shows_the_clip_again_and_again(made: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["big_buck_bunny_30s.webm", "pancake.mkv", "chaplin.mp4", "nasa_two_streams.mp4"])
+def test_a_clip_is_cut_where_it_was_asked_to_end(media: Path, tmp_path: Path, name: str) -> None:
+    target = tmp_path / f"cut{Path(name).suffix}"
+    loop_clip(media / name, target, 40.0, sound=False, cut=True)
+    info = probe(target)
+    assert info.audio is None
+    read = list(read_snippets(info, CONFIG, Sampling(rate_hz=2.0)))
+    assert all(isinstance(item, Snippet) for item in read)
+    assert sum(int(item.frame_mask_F.sum()) for item in read if isinstance(item, Snippet)) == 80
+
+
+@pytest.mark.parametrize("name", ["big_buck_bunny_30s.webm", "pancake.mkv", "chaplin.mp4", "nasa_two_streams.mp4"])
 def test_real_clips_can_be_looped(media: Path, tmp_path: Path, name: str) -> None:
     import av
 
