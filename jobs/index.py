@@ -19,6 +19,8 @@ examples:
   longtake index lecture.mp4 --into archive.lt --frames 512  512 frames spread over each video
   longtake index ~/videos --into archive.lt --rate 4         4 frames a second
   longtake index ~/videos --into archive.lt --json > summary.json
+  longtake index ~/videos --into archive.lt --model vlm:Qwen3.5-0.8B      with a public model, 16 tokens a picture
+  longtake index ~/videos --into archive.lt --model vlm:Qwen3.5-0.8B --combiner merge --tokens-per-snippet 64
   longtake index /mnt/archive --into /mnt/archive.lt --ray-address auto   on the cluster that this machine is part of
 
 What is indexed already is skipped, and a stopped job goes on where it was: give the same command again. Ctrl-C keeps
@@ -48,7 +50,9 @@ def add_options(parser: argparse.ArgumentParser, *, on_cluster: bool = False) ->
     sampling = parser.add_mutually_exclusive_group()
     sampling.add_argument("--rate", type=float, metavar="R", help="frames a second (default: what the model is for)")
     sampling.add_argument("--frames", type=int, metavar="N", help="this many frames, spread over each video")
-    parser.add_argument("--model", metavar="M", help="shipped model or directory (default: the index's own, or tiny)")
+    parser.add_argument(
+        "--model", metavar="M", help="shipped model, directory, or vlm:PATH (default: the index's own, or tiny)"
+    )
     parser.add_argument(
         "--reader",
         choices=("auto", "decord", "pyav"),
@@ -68,6 +72,18 @@ def add_options(parser: argparse.ArgumentParser, *, on_cluster: bool = False) ->
         help="how tokens are stored: in a quarter of the room, in half of it, or unrounded (default: the index's own, "
         "or int8)",
     )
+    public = parser.add_argument_group("public models (--model vlm:PATH)")
+    public.add_argument(
+        "--combiner",
+        choices=("pool", "merge", "drop", "none"),
+        help="what compresses a snippet's tokens, without training (default: the index's own, or pool)",
+    )
+    public.add_argument(
+        "--tokens-per-snippet",
+        type=int,
+        metavar="N",
+        help="tokens that a snippet of 8 pictures keeps (default: the index's own, or 128: 16 a picture)",
+    )
     parser.add_argument("--rebuild", action="store_true", help="throw away what the index holds and start anew")
 
 
@@ -79,6 +95,7 @@ def options_from(args: argparse.Namespace, *, retry_failures: bool = False) -> I
     """
     from longtake.pipeline.indexing import IndexOptions
     from longtake.pipeline.media.plan import Sampling
+    from longtake.pipeline.models import Compression
 
     for name in ("lanes", "decoders"):
         value = getattr(args, name)
@@ -97,10 +114,19 @@ def options_from(args: argparse.Namespace, *, retry_failures: bool = False) -> I
         lanes=args.lanes,
         decoders=args.decoders,
         token_store=args.token_store,
+        compression=Compression(combiner=args.combiner, tokens=args.tokens_per_snippet),
         ray_address=args.ray_address,
         rebuild=args.rebuild,
         retry_failures=retry_failures,
     )
+
+
+def absolute_model(model: str) -> str:
+    """A model's name, with its directory as an absolute path where it names one."""
+    from longtake.pipeline.index_metadata import VLM_PREFIX, is_vlm, vlm_path
+
+    folder = Path(vlm_path(model)).expanduser()
+    return (VLM_PREFIX if is_vlm(model) else "") + str(folder.absolute()) if folder.is_dir() else model
 
 
 def _model(args: argparse.Namespace) -> str:
@@ -110,7 +136,7 @@ def _model(args: argparse.Namespace) -> str:
 
     if args.model is not None:
         # The index keeps this name, and is asked from other places.
-        return str(Path(args.model).absolute()) if Path(args.model).is_dir() else str(args.model)
+        return absolute_model(args.model)
     table = None if args.rebuild else open_table(args.into, "snippets")
     return "tiny" if table is None else IndexMetadata.from_schema(table.schema.metadata, args.into).model
 

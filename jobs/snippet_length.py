@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from longtake.jobs.console import warn
 from longtake.operators.errors import CheckpointError
+from longtake.pipeline.index_metadata import is_vlm
 
 if TYPE_CHECKING:
     from longtake.operators.config import ModelConfig
@@ -29,7 +30,7 @@ def outside_trained_range(snippet_s: float, config: ModelConfig) -> bool:
 def warn_about_rate(options: IndexOptions) -> None:
     """Before the work: a fixed rate makes every snippet the same length."""
     sampling = _sampling(options)
-    if sampling is None or sampling.rate_hz is None:
+    if sampling is None or sampling.rate_hz is None or is_vlm(options.model):
         return
     config = _config(options.model)
     snippet_s = config.video.frames / sampling.rate_hz
@@ -43,7 +44,7 @@ def warn_about_rate(options: IndexOptions) -> None:
 def warn_about_videos(options: IndexOptions, rows: Sequence[VideoRow]) -> None:
     """After the work: a frame budget makes snippets as long as the video wants."""
     sampling = _sampling(options)
-    if sampling is None or sampling.frames is None:
+    if sampling is None or sampling.frames is None or is_vlm(options.model):
         return
     config = _config(options.model)
     lengths = [

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longtake.jobs.index import add_options
+from longtake.jobs.index import absolute_model, add_options
 
 if TYPE_CHECKING:
     from longtake.jobs.main import Subparsers
@@ -70,11 +70,12 @@ def run(args: argparse.Namespace) -> int:
 def index_arguments(args: argparse.Namespace) -> list[str]:
     """The `longtake index` command line of the job. The job runs in another directory: paths become absolute."""
     arguments = ["index", *map(_absolute, args.paths), "--into", _absolute(args.into)]
-    for option in ("rate", "frames", "model", "lanes", "decoders"):
+    if args.model is not None:
+        arguments += ["--model", absolute_model(args.model)]
+    for option in ("rate", "frames", "lanes", "decoders", "combiner", "tokens_per_snippet"):
         value = getattr(args, option)
         if value is not None:
-            is_folder = option == "model" and Path(value).is_dir()
-            arguments += [f"--{option}", _absolute(value) if is_folder else str(value)]
+            arguments += [f"--{option.replace('_', '-')}", str(value)]
     if args.reader != "auto":
         arguments += ["--reader", args.reader]
     if args.token_store is not None:

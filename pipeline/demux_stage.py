@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 from longtake.operators.errors import MediaError
@@ -59,7 +60,8 @@ class DemuxStage:
 
     def start(self, run: int, info: MediaInfo, plan: Plan, form: PictureFormat, first: int) -> None:
         """Begin to read a file for its snippets from number `first` on."""
-        self._runs[run] = demux(info, plan, form, first=first, reader=self._reader)
+        heard = info if self._intake.hears else dataclasses.replace(info, audio=None)
+        self._runs[run] = demux(heard, plan, form, first=first, reader=self._reader)
 
     def read(self, run: int) -> tuple[ParcelNote, list[Item], Segment | None]:
         """The next parcel of a run: items in their order, and a segment that comes after them or None.

@@ -15,6 +15,18 @@ FORMATS = (2, 3)
 Kind = Literal["longtake", "vlm"]
 
 _PREFIX = "longtake."
+# What the name of a public model begins with; its directory or hub name follows.
+VLM_PREFIX = "vlm:"
+
+
+def is_vlm(model: str) -> bool:
+    """Whether a model's name is a public model's."""
+    return model.startswith(VLM_PREFIX)
+
+
+def vlm_path(model: str) -> str:
+    """The directory or hub name of a public model's name."""
+    return model.removeprefix(VLM_PREFIX)
 
 
 @dataclass(frozen=True, kw_only=True)

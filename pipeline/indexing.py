@@ -11,11 +11,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from longtake.operators.checkpoint import load_model
-from longtake.operators.config import ModelConfig
 from longtake.operators.errors import IndexMismatchError, InputError
 from longtake.pipeline.actors import Session
 from longtake.pipeline.archive import find_videos
@@ -24,8 +22,8 @@ from longtake.pipeline.engine import Engine
 from longtake.pipeline.index_job import IndexJob, IndexSummary, Progress
 from longtake.pipeline.index_metadata import IndexMetadata
 from longtake.pipeline.lock import IndexLock, local_path
-from longtake.pipeline.media.intake import ConfigIntake, Intake
 from longtake.pipeline.media.plan import Sampling
+from longtake.pipeline.models import Compression, IndexModel, index_model
 from longtake.pipeline.tables import open_table
 from longtake.pipeline.token_columns import TokenStore
 from longtake.pipeline.workforce import EngineSettings
@@ -39,12 +37,13 @@ NS = 1_000_000_000
 class IndexOptions:
     """How to index.
 
-    `into` is the index: a directory or any URI that Lance opens. `sampling` None means the index's own, or the model's
-    rate for a new index; `token_store` None likewise, or int8. `lanes` (videos at a time for each encoder), `decoders`
-    and `device` ("cpu", "cuda") are chosen by the machine where they are None. `rebuild` throws away what the index
-    holds; `retry_failures` takes up the failed and the partly indexed files again. `budget_bytes` bounds what is
-    between the stages; a commit is made every `commit_s` seconds. A call that runs past its deadline costs its worker;
-    see the engine.
+    `into` is the index: a directory or any URI that Lance opens. `sampling` None means the index's own, or the
+    model's rate for a new index; `token_store` None likewise, or int8. `model` is a checkpoint's directory, a
+    shipped name, or "vlm:PATH", a public vision-language model, for which `compression` says what is kept of a
+    snippet. `lanes` (videos at a time for each encoder), `decoders` and `device` ("cpu", "cuda") are chosen by the
+    machine where they are None. `rebuild` throws away what the index holds; `retry_failures` takes up the failed
+    and the partly indexed files again. `budget_bytes` bounds what is between the stages; a commit is made every
+    `commit_s` seconds. A call that runs past its deadline costs its worker; see the engine.
     """
 
     into: str
@@ -55,6 +54,7 @@ class IndexOptions:
     decoders: int | None = None
     device: Literal["cpu", "cuda"] | None = None
     token_store: TokenStore | None = None
+    compression: Compression = field(default_factory=Compression)
     ray_address: str | None = None
     rebuild: bool = False
     retry_failures: bool = False
@@ -78,7 +78,7 @@ def index(
     Raises:
         InputError: a path names nothing, or the index or the Ray cluster cannot be used.
         CheckpointError: the model cannot be loaded.
-        IndexMismatchError: another model wrote the index, and `options.rebuild` is off.
+        IndexMismatchError: another model, or one with other settings, wrote the index, and `options.rebuild` is off.
         IndexLockedError: another process is writing to the index.
         LongTakeError: the work cannot go on; what was committed stays.
         KeyboardInterrupt: interrupted; what was whole by then is committed.
@@ -89,34 +89,22 @@ def index(
     if place is None:
         raise InputError(f"{options.into}: only an index on a file system can be written")
     with IndexLock(place):
-        loaded = load_model(options.model)
-        config, fingerprint = loaded.config, loaded.fingerprint
-        del loaded
-        intake: Intake = ConfigIntake(config=config)
-        sampling = options.sampling or _sampling_of(options, config)
-        intake.require_sampling(sampling)
-        metadata = IndexMetadata(
-            model=options.model,
-            fingerprint=fingerprint,
-            tokens=config.combiner.tokens,
-            width=config.width,
-            rate_hz=sampling.rate_hz,
-            frames=sampling.frames,
-            token_store=options.token_store or "int8",
-        )
-        committer = Committer(options.into, metadata, rebuild=options.rebuild)
+        table = None if options.rebuild else open_table(options.into, "snippets")
+        told = None if table is None else IndexMetadata.from_schema(table.schema.metadata, options.into)
+        model = index_model(options.model, options.compression, options.sampling, options.token_store, told)
+        committer = Committer(options.into, model.metadata, rebuild=options.rebuild)
         if options.token_store not in (None, committer.metadata.token_store):
             raise IndexMismatchError(
                 f"{options.into}: stores tokens as {committer.metadata.token_store}, not {options.token_store}; "
                 "use another index, or --rebuild to index everything again"
             )
         committer.delete_orphans()
-        job = IndexJob(uris, committer, sampling, retry_failures=options.retry_failures, on_progress=on_progress)
+        job = IndexJob(uris, committer, model.sampling, retry_failures=options.retry_failures, on_progress=on_progress)
         if job.has_work:
             with _no_interrupt_lost() as check:
                 session = Session(address=options.ray_address, store_bytes=2 * options.budget_bytes)
                 try:
-                    settings = _settings(options, session, committer.metadata, intake, sampling)
+                    settings = _settings(options, session, committer.metadata, model)
                     check()
                     Engine(job, settings).run()
                 finally:
@@ -158,18 +146,7 @@ def _no_interrupt_lost() -> Iterator[Callable[[], None]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _sampling_of(options: IndexOptions, config: ModelConfig) -> Sampling:
-    """The sampling that the index was created with, or the model's rate."""
-    table = None if options.rebuild else open_table(options.into, "snippets")
-    if table is None:
-        return Sampling(rate_hz=config.rate_hz)
-    told = IndexMetadata.from_schema(table.schema.metadata, options.into)
-    return Sampling(rate_hz=told.rate_hz, frames=told.frames)
-
-
-def _settings(
-    options: IndexOptions, session: Session, metadata: IndexMetadata, intake: Intake, sampling: Sampling
-) -> EngineSettings:
+def _settings(options: IndexOptions, session: Session, metadata: IndexMetadata, model: IndexModel) -> EngineSettings:
     """The engine for this machine or cluster: one encoder a GPU, or else one a node; a decoder a core."""
     device = options.device or ("cuda" if session.gpus() else "cpu")
     encoders = max(1, session.gpus()) if device == "cuda" else session.nodes()
@@ -178,9 +155,9 @@ def _settings(
         index_uri=options.into,
         metadata=metadata,
         model=options.model,
-        encode_stage="longtake.pipeline.encode_stage:EncodeStage",
-        intake=intake,
-        sampling=sampling,
+        encode_stage=model.encode_stage,
+        intake=model.intake,
+        sampling=model.sampling,
         reader=options.reader,
         device=device,
         demuxers=encoders,

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar
+from types import SimpleNamespace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -50,7 +51,24 @@ class Family(ABC):
         read, meant = self.prompt.ids(self.placeholder), int(model.config.video_token_id)
         if read != [meant]:
             raise CheckpointError(f"{path}: the tokenizer reads {self.placeholder} as {read}, config.json says {meant}")
+        self._read(path)
+
+    @classmethod
+    def without_weights(cls, config: Any, path: Path) -> Self:
+        """What follows from a config and the preprocessor's files alone: sizes and rates. Nothing else works."""
+        made = cls.__new__(cls)
+        made.model = SimpleNamespace(config=config)
+        made._read(path)
+        return made
+
+    def _read(self, path: Path) -> None:
         self.preparation = self.read_preparation(path)
+        self.front = self.read_front(path)
+
+    def forget_language(self) -> None:
+        """Let go of the language model: its memory, where nothing but towers and projectors is used."""
+        self.model.model.language_model = torch.nn.Identity()
+        self.model.lm_head = torch.nn.Identity()
 
     @property
     def language(self) -> Any:
@@ -60,15 +78,24 @@ class Family(ABC):
     @property
     def width(self) -> int:
         """D of the stored tokens."""
-        return int(self.model.get_input_embeddings().weight.shape[1])
+        return int(self.model.config.get_text_config().hidden_size)
 
     @abstractmethod
     def read_preparation(self, path: Path) -> Preparation:
         """How pictures are prepared."""
 
+    def read_front(self, path: Path) -> MelFront | None:
+        """The sound front end; None of a deaf model."""
+        return None
+
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """The one (height, width) that the tower takes, whatever the video; None where it takes others."""
+        return None
+
     def frame_size(self, height: int, width: int, most_tokens: int = MOST_TOKENS_A_STEP) -> tuple[int, int]:
         """The (height, width) that a video's pictures are brought to, fixed for the whole video."""
-        return fit(height, width, side=self.preparation.side, most=most_tokens)
+        return self.fixed_size or fit(height, width, side=self.preparation.side, most=most_tokens)
 
     @abstractmethod
     def picture_features(self, frames_LFHWC: Tensor) -> Tensor:

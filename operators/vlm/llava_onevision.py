@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from longtake.operators.vlm.family import MOST_TOKENS_A_STEP, Family
+from longtake.operators.vlm.family import Family
 from longtake.operators.vlm.layout import NEWLINE, Layout, LayoutBuilder, Positions, in_order
 from longtake.operators.vlm.pictures import Preparation
 from longtake.operators.vlm.prompt import Around
@@ -31,7 +31,8 @@ class LlavaOnevision(Family):
     def _side(self) -> int:
         return int(self.model.config.vision_config.image_size)
 
-    def frame_size(self, height: int, width: int, most_tokens: int = MOST_TOKENS_A_STEP) -> tuple[int, int]:
+    @property
+    def fixed_size(self) -> tuple[int, int]:
         """Always the tower's own square, whatever the aspect and the wanted number of tokens."""
         return self._side, self._side
 

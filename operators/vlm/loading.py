@@ -60,7 +60,7 @@ def load_vlm(path: str | Path, dtype: str | torch.dtype = "float32", device: str
     return VLM(
         family=family(model, tokenizer, folder),
         path=folder,
-        fingerprint=fingerprint(folder, files, wanted),
+        fingerprint=fingerprint(folder, files),
         end_ids=_end_ids(folder, model, tokenizer),
     )
 

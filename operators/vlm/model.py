@@ -50,7 +50,7 @@ class Clip:
 @dataclass(frozen=True, kw_only=True)
 class VLM:
     """A public vision-language model, ready to use. `end_ids` are the token ids that end an answer; `fingerprint`
-    changes with the config, the preprocessor, the dtype or the weights."""
+    changes with the config, the preprocessor or the weights, not with the dtype."""
 
     family: Family
     path: Path

@@ -6,7 +6,6 @@ Shapes: K kept tokens.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,9 +56,8 @@ class Qwen25Omni(PatchFamily):
     opening, closing = "<|vision_bos|>", "<|vision_eos|>"
     sound_opening, sound_closing = "<|audio_bos|>", "<|audio_eos|>"
 
-    def __init__(self, model: Any, tokenizer: Any, path: Path) -> None:
-        super().__init__(model, tokenizer, path)
-        self.front = MelFront.read(path, int(model.config.audio_config.num_mel_bins))
+    def read_front(self, path: Path) -> MelFront:
+        return MelFront.read(path, int(self.model.config.audio_config.num_mel_bins))
 
     @property
     def sound_chunk_s(self) -> float:

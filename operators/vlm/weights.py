@@ -17,7 +17,8 @@ from longtake.operators.errors import CheckpointError
 
 # What a model needs beside its weights, at the least: activations and the CUDA context.
 HEADROOM_BYTES = 512 * 2**20
-SAMPLE_BYTES = 2**20
+# What is read of each tensor for a fingerprint, at its start, in its middle and at its end.
+SAMPLE_BYTES = 2**12
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -103,22 +104,26 @@ def check_memory(folder: Path, files: list[Path], dtype: torch.dtype, device: to
     )
 
 
-def fingerprint(folder: Path, files: Iterable[Path], dtype: torch.dtype) -> str:
-    """Sixteen hex digits of the config, the preprocessor, the dtype and the weights.
+def fingerprint(folder: Path, files: Iterable[Path], dtype: torch.dtype | None = None) -> str:
+    """Sixteen hex digits of the config, the preprocessor and the weights, and of the dtype of the computation if given.
 
-    Of each weight file the header and three samples of 1 MiB are read: hashing 15 GB would take longer than loading.
+    Of each tensor three samples are read: hashing all of 15 GB would take longer than loading, and whoever trains a
+    tensor changes all of it.
     """
-    digest = hashlib.sha256(str(dtype).encode())
+    digest = hashlib.sha256(b"" if dtype is None else str(dtype).encode())
     for name in ("config.json", "preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
             digest.update(name.encode() + (folder / name).read_bytes())
     for file in sorted(files):
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size} {json.dumps(header(file), sort_keys=True)}".encode())
+        tensors = header(file)
+        digest.update(f"{file.name} {file.stat().st_size} {json.dumps(tensors, sort_keys=True)}".encode())
         with file.open("rb") as stream:
-            for place in (0, max(0, size // 2 - SAMPLE_BYTES // 2), max(0, size - SAMPLE_BYTES)):
-                stream.seek(place)
-                digest.update(stream.read(SAMPLE_BYTES))
+            first = 8 + int.from_bytes(stream.read(8), "little")
+            for start, stop in sorted(tensor["data_offsets"] for tensor in tensors.values()):
+                last = max(start, stop - SAMPLE_BYTES)
+                for place in (start, (start + last) // 2, last):
+                    stream.seek(first + place)
+                    digest.update(stream.read(min(SAMPLE_BYTES, stop - place)))
     return digest.hexdigest()[:16]
 
 

@@ -50,6 +50,10 @@ class Intake(Protocol):
     def frames(self) -> int:
         """Pictures a snippet."""
 
+    @property
+    def hears(self) -> bool:
+        """Whether the sound is to be read at all."""
+
     def require_sampling(self, sampling: Sampling) -> None:
         """Refuse a sampling that gives snippets which the model cannot take, as far as it says so beforehand.
 
@@ -84,6 +88,11 @@ class ConfigIntake:
     def frames(self) -> int:
         """Pictures a snippet."""
         return self.config.video.frames
+
+    @property
+    def hears(self) -> bool:
+        """All of LongTake's own models do."""
+        return True
 
     @property
     def form(self) -> PictureFormat:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from longtake.operators.config import ModelConfig
 from longtake.pipeline.media.assemble import Assembler
@@ -41,7 +42,8 @@ def read_snippets(
     intake = ConfigIntake(config=model) if isinstance(model, ModelConfig) else model
     plan, form = make_plan(info, sampling, intake.frames), intake.picture_format(info)
     assembler = Assembler(intake, plan, form, has_sound=info.audio is not None, first=first)
-    for item in demux(info, plan, form, first=first, reader=reader, threads=threads):
+    heard = info if intake.hears else replace(info, audio=None)
+    for item in demux(heard, plan, form, first=first, reader=reader, threads=threads):
         if isinstance(item, Segment):
             yield from assembler.push(decode_segment(item, reader=reader, threads=threads))
         else:
