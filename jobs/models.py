@@ -1,4 +1,4 @@
-"""`longtake models`: the sizes that can be built, and the weights that come with the package."""
+"""`longtake models`: the sizes that can be built, the weights that come with the package, and models of one's own."""
 
 from __future__ import annotations
 
@@ -12,28 +12,33 @@ if TYPE_CHECKING:
 EXAMPLES = """\
 examples:
   longtake models                  presets and shipped weights, with parameter counts
+  longtake models ~/models/*       what these directories are, under which licence, and which option takes them
+  longtake models Qwen/Qwen3.5-0.8B
   longtake models --json
 
-A preset is a size that `longtake train --preset` builds; weights are what `longtake index --model` loads.
+A preset is a size that `longtake train --preset` builds; weights are what `longtake index --model` loads. Of a hub name
+the config and the card are fetched, and no weights.
 """
-
-CARD = "README.md"
 
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add `models` to the command line."""
     parser = subparsers.add_parser(
         "models",
-        help="list presets and shipped weights",
-        description="List the model presets with their parameter counts, and the weights that come with LongTake.",
+        help="list presets and shipped weights, or look at models",
+        description="List the model presets with their parameter counts and the weights that come with LongTake, or"
+        " say of model directories what they are, under which licence, and what LongTake can use them for.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("paths", metavar="PATH", nargs="*", help="a model's directory or hub name to look at")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
     """List them."""
+    if args.paths:
+        return _look(args.paths, as_json=args.json)
     from longtake.jobs.console import output, print_json, table
     from longtake.operators import checkpoint
     from longtake.operators.presets import PRESETS
@@ -62,6 +67,40 @@ def run(args: argparse.Namespace) -> int:
         size = f"{row['size_bytes'] / 1e6:.1f} MB"
         shown.add_row(row["name"], _count(row["parameters"]), size, row["licence"], row["card"])
     out.print(shown)
+    return 0
+
+
+def _look(paths: list[str], *, as_json: bool) -> int:
+    """Say of each model what it is. What is none ends the command only where nothing else was given."""
+    import dataclasses
+
+    from longtake.jobs.console import output, print_json, table, warn
+    from longtake.operators.errors import CheckpointError
+    from longtake.operators.pretrained.uses import Described, describe
+
+    found: list[Described] = []
+    errors: list[CheckpointError] = []
+    for path in paths:
+        try:
+            found.append(describe(path))
+        except CheckpointError as error:
+            errors.append(error)
+    if not found:
+        raise errors[0]
+    for refused in errors:
+        warn(str(refused))
+    if as_json:
+        print_json({"models": [dataclasses.asdict(one) for one in found]})
+        return 0
+    shown = table("model", "class", "parameters", "size", "licence", "use", right=("parameters", "size"))
+    for one in found:
+        use = " or ".join(one.uses)
+        if one.problem is not None:
+            use = f"{use} ({one.problem})" if use else f"none: {one.problem}"
+        size = "-" if one.size_bytes is None else f"{one.size_bytes / 1e6:.1f} MB"
+        count = "-" if one.parameters is None else _count(one.parameters)
+        shown.add_row(one.name, one.model_class, count, size, one.card.licence, use)
+    output().print(shown)
     return 0
 
 
@@ -97,32 +136,16 @@ def _weights(name: str, folder: Path) -> dict[str, Any]:
     from safetensors import safe_open
 
     from longtake.operators.checkpoint import WEIGHTS
+    from longtake.operators.vlm.card import read_card
 
     with safe_open(folder / WEIGHTS, framework="numpy") as file:
         parameters = sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
-    licence, card = _read_card(folder / CARD)
+    card = read_card(folder)
     return {
         "name": name,
         "parameters": parameters,
         "size_bytes": (folder / WEIGHTS).stat().st_size,
-        "licence": licence,
-        "card": card,
+        "licence": card.licence,
+        "card": card.about,
         "path": str(folder),
     }
-
-
-def _read_card(path: Path) -> tuple[str, str]:
-    """The licence and the first sentence of a model card: `license:` or `Licence:` and the first line of prose."""
-    if not path.is_file():
-        return ("not stated", "no model card")
-    licence, prose = "not stated", ""
-    inside_header = False
-    for line in map(str.strip, path.read_text(encoding="utf-8").splitlines()):
-        if line == "---":
-            inside_header = not inside_header
-        key, _, value = line.lstrip("*-# ").partition(":")
-        if key.strip("* ").lower() in ("license", "licence") and value:
-            licence = value.strip("* ").rstrip(".")
-        elif line and not inside_header and not prose and line[0] not in "#-|*`!<":
-            prose = line
-    return (licence, prose)
