@@ -62,7 +62,7 @@ class NativeBackend(Backend):
         found = self._kept.get(row.video_id)
         if found is not None:
             return found
-        answerer = self._load()
+        answerer = self.load()
         tokens_TmD, start_ns_T, stop_ns_T, _ = self.reader.tokens(row.video_id)
         watched = Watched(
             latents_TmD=answerer.latents(torch.from_numpy(np.array(tokens_TmD))),
@@ -74,7 +74,7 @@ class NativeBackend(Backend):
         for option, value in (("a limit", asked.limit), ("a closer look", asked.look_closer)):
             if value is not None:
                 raise InputError(f"{option} is for public models (vlm:...), and {self.model} is LongTake's own")
-        watched, answerer = self.watch(row), self._load()
+        watched, answerer = self.watch(row), self.load()
         answer = answerer.answer(
             watched.latents_TmD,
             asked.question,
@@ -95,7 +95,7 @@ class NativeBackend(Backend):
         yield given.answer.text
         return given
 
-    def _load(self) -> Answerer:
+    def load(self) -> Answerer:
         if self._answerer is None:
             loaded = load_model(self.model)
             self.reader.metadata.require_model(loaded.fingerprint, self.model, self.path)

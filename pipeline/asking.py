@@ -148,6 +148,15 @@ class Backend(ABC):
         """
 
     @abstractmethod
+    def load(self) -> object:
+        """Load the model's weights, once.
+
+        Raises:
+            InputError: they cannot be loaded.
+            IndexMismatchError: they did not write the index.
+        """
+
+    @abstractmethod
     def windows(self, row: VideoRow) -> Windows:
         """The snippets that there are of a video."""
 

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from longtake.operators.errors import InputError
+from longtake.operators.errors import IndexMismatchError, InputError
 from longtake.pipeline.answer_native import NativeBackend
+from longtake.pipeline.answer_vlm import SCHEME, VlmBackend
 from longtake.pipeline.asking import Asked, Backend, Given, StreamedAnswer, VideoAnswer, Windows
 from longtake.pipeline.moments import find_moments, snippets_in_span
 from longtake.pipeline.tables import IndexReader, VideoRow
@@ -46,7 +47,12 @@ class Index:
         self._backend = self._make_backend()
 
     def _make_backend(self) -> Backend:
-        return NativeBackend(self._reader, self.path, self._model, self._cache_bytes)
+        metadata, given = self._reader.metadata, self._model
+        if given is not None and given.startswith(SCHEME) != (metadata.kind == "vlm"):
+            kind = "the public model" if metadata.kind == "vlm" else "LongTake's model"
+            raise IndexMismatchError(f"{self.path}: indexed with {kind} {metadata.model}, which {given} cannot be")
+        make = VlmBackend if metadata.kind == "vlm" else NativeBackend
+        return make(self._reader, self.path, given, self._cache_bytes)
 
     @property
     def version(self) -> int:
@@ -66,7 +72,10 @@ class Index:
             return False
         before = {row.video_id: row for row in self._rows}
         unmoved = {row.video_id for row in rows if before.get(row.video_id) == row}
+        changed_kind = reader.metadata.kind != self._reader.metadata.kind
         self._reader, self._rows = reader, rows
+        if changed_kind:
+            self._backend = self._make_backend()
         self._backend.move(reader, unmoved)
         return True
 
@@ -163,6 +172,15 @@ class Index:
 
         windows = self._backend.windows(row)
         return StreamedAnswer(row.uri, pieces(), lambda given: _video_answer(row, asked, windows, given))
+
+    def load(self) -> None:
+        """Load the model's weights now; otherwise the first question waits for them.
+
+        Raises:
+            InputError: they cannot be loaded.
+            IndexMismatchError: the model is not the one that wrote the index.
+        """
+        self._backend.load()
 
     def to_ask(self) -> list[VideoRow]:
         """The videos that have something to ask about, by uri; copies of one file under several names count once."""
