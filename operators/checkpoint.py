@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from longtake.operators.chat import ChatTokenizer
 from longtake.operators.config import ModelConfig
@@ -53,9 +55,12 @@ def shipped() -> list[str]:
     return sorted(path.parent.name for path in SHIPPED.glob(f"*/{WEIGHTS}"))
 
 
-def load_model(name_or_path: str) -> LoadedModel:
+def load_model(name_or_path: str, *, encoders: bool = True) -> LoadedModel:
     """Load a checkpoint, float32 on the CPU, in evaluation mode.
 
+    Args:
+        encoders: off, a model on public encoders is loaded without these and without its combiner: they need not fit
+            into memory to answer from stored tokens. Other models are always loaded as a whole.
     Raises:
         CheckpointError: a file is missing or damaged, or the weights are not what the config says.
     """
@@ -71,23 +76,11 @@ def load_model(name_or_path: str) -> LoadedModel:
         weights = load_file(path / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path / WEIGHTS}: {error}") from error
-    try:
-        towers = named_towers(config, path)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path / CONFIG}: {error}") from error
-    try:
-        with torch.device("meta"):
-            model = LongTakeModel(config, towers)
-    except (ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError) as error:
-        raise CheckpointError(f"{path / CONFIG}: no model can be built from it: {error}") from error
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in weights.items()}
-    if wanted != found:
-        wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-        raise CheckpointError(f"{path / WEIGHTS}: {len(wrong)} tensors are not what the config says, first {wrong[0]}")
-    # Built a second time for its fixed buffers, which a meta device cannot compute.
-    model = LongTakeModel(config, towers)
-    model.load_state_dict(weights)
+    if encoders or (config.video.pretrained is None and config.audio.pretrained is None):
+        model = _whole_model(path, config, weights)
+        printed = fingerprint(model)
+    else:
+        model, printed = _answering_model(path, config, weights)
     try:
         tokenizer = ChatTokenizer.load(path / TOKENIZER)
     except Exception as error:  # the tokenizers library raises bare Exception
@@ -96,9 +89,50 @@ def load_model(name_or_path: str) -> LoadedModel:
         raise CheckpointError(
             f"{path / TOKENIZER}: {len(tokenizer)} tokens, but the config has room for {config.text.vocabulary}"
         )
-    return LoadedModel(
-        model=model.eval(), tokenizer=tokenizer, config=config, fingerprint=fingerprint(model), path=path
-    )
+    return LoadedModel(model=model.eval(), tokenizer=tokenizer, config=config, fingerprint=printed, path=path)
+
+
+def _whole_model(path: Path, config: ModelConfig, weights: dict[str, Tensor]) -> LongTakeModel:
+    try:
+        towers = named_towers(config, path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path / CONFIG}: {error}") from error
+    return _filled(path, weights, lambda: LongTakeModel(config, towers))
+
+
+def _answering_model(path: Path, config: ModelConfig, weights: dict[str, Tensor]) -> tuple[LongTakeModel, str]:
+    """What answers of a model on public encoders, and the whole model's fingerprint."""
+    from longtake.operators.pretrained.towers import by_fingerprint, tower_fingerprints
+
+    try:
+        named = by_fingerprint(config, tower_fingerprints(config, path))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path / CONFIG}: {error}") from error
+    parts = ("latent_model.", "text_decoder.")
+    own = {name: value for name, value in weights.items() if name.startswith(parts)}
+    return _filled(path, own, lambda: LongTakeModel(config, encoders=False)), _digest(named, weights)
+
+
+def _filled(path: Path, weights: dict[str, Tensor], build: Callable[[], LongTakeModel]) -> LongTakeModel:
+    """The model that `build` makes, with these weights.
+
+    Raises:
+        CheckpointError: there is no such model, or its weights are others.
+    """
+    try:
+        with torch.device("meta"):
+            model = build()
+    except (ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError) as error:
+        raise CheckpointError(f"{path / CONFIG}: no model can be built from it: {error}") from error
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    if wanted != found:
+        wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+        raise CheckpointError(f"{path / WEIGHTS}: {len(wrong)} tensors are not what the config says, first {wrong[0]}")
+    # Built a second time for its fixed buffers, which a meta device cannot compute.
+    model = build()
+    model.load_state_dict(weights)
+    return model
 
 
 def save_model(path: Path, model: LongTakeModel, tokenizer: ChatTokenizer) -> None:
@@ -130,12 +164,20 @@ def fingerprint(model: LongTakeModel) -> str:
     """
     config = model.config
     if config.video.pretrained is not None or config.audio.pretrained is not None:
+        from longtake.operators.pretrained.tower_encoder import TowerEncoder
         from longtake.operators.pretrained.towers import by_fingerprint
 
-        video, audio = (getattr(part, "fingerprint", None) for part in (model.video_encoder, model.audio_encoder))
-        config = by_fingerprint(config, video=video, audio=audio)
+        encoders = {"video": model.video_encoder, "audio": model.audio_encoder}
+        config = by_fingerprint(
+            config,
+            {part: encoder.fingerprint for part, encoder in encoders.items() if isinstance(encoder, TowerEncoder)},
+        )
+    return _digest(config, model.state_dict())
+
+
+def _digest(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(config.to_json().encode())
-    for name, value in sorted(model.state_dict().items()):
+    for name, value in sorted(weights.items()):
         digest.update(name.encode())
         digest.update(value.detach().float().contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 class LongTakeModel(nn.Module):
     """Five parts with one config; each may be called alone, since indexing and answering use different ones.
 
-    Where the config names public encoders, `towers` are these; None loads them.
+    Where the config names public encoders, `towers` are these; None loads them. Without `encoders` there is neither
+    an encoder nor a combiner: what is left answers from stored tokens.
 
     Raises:
         CheckpointError: a public encoder cannot be loaded.
@@ -36,10 +37,16 @@ class LongTakeModel(nn.Module):
     video_encoder: VideoEncoder | PictureEncoder
     audio_encoder: AudioEncoder | SoundEncoder
 
-    def __init__(self, config: ModelConfig, towers: Towers | None = None) -> None:
+    def __init__(self, config: ModelConfig, towers: Towers | None = None, *, encoders: bool = True) -> None:
         super().__init__()
         self.config = config
-        towers = towers or named_towers(config)
+        if encoders:
+            self._add_encoders(towers or named_towers(config))
+        self.latent_model = LatentModel(config)
+        self.text_decoder = TextDecoder(config)
+
+    def _add_encoders(self, towers: Towers | None) -> None:
+        config = self.config
         video_grid, audio_grid = None, None
         if towers is not None and towers.video is not None:
             self.video_encoder = towers.video.for_model(config.video, config.width)
@@ -52,8 +59,6 @@ class LongTakeModel(nn.Module):
         else:
             self.audio_encoder = AudioEncoder(config.audio, config.width)
         self.combiner = combiners.build(config, feature_layout(config, video=video_grid, audio=audio_grid))
-        self.latent_model = LatentModel(config)
-        self.text_decoder = TextDecoder(config)
 
     def features(
         self, frames_SFHWC: Tensor, frame_mask_SF: Tensor, sound_SAM: Tensor, sound_mask_SA: Tensor

@@ -97,7 +97,7 @@ class NativeBackend(Backend):
 
     def load(self) -> Answerer:
         if self._answerer is None:
-            loaded = load_model(self.model)
+            loaded = load_model(self.model, encoders=False)
             self.reader.metadata.require_model(loaded.fingerprint, self.model, self.path)
             self._answerer = Answerer(loaded)
         return self._answerer

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
 
 from longtake.operators.config import AudioConfig, ModelConfig, PretrainedConfig, VideoConfig
 from longtake.operators.errors import CheckpointError
 from longtake.operators.pretrained.pictures import PictureEncoder, load_picture_encoder
 from longtake.operators.pretrained.sound import SoundEncoder, load_sound_encoder
+from longtake.operators.vlm.loading import locate
+from longtake.operators.vlm.weights import fingerprint, weight_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,17 +96,30 @@ def on_public_encoders(
     return replace(config, name=" on ".join([names[0], " and ".join(names[1:])]) if names[1:] else names[0])
 
 
-def by_fingerprint(config: ModelConfig, *, video: str | None, audio: str | None) -> ModelConfig:
-    """The config with public encoders named by their weights instead of by where these lie."""
+def tower_fingerprints(config: ModelConfig, folder: Path | None = None) -> dict[str, str]:
+    """The fingerprints of what `load_towers` would load, by "video" and "audio", from the files alone.
 
-    def named(wanted: PretrainedConfig | None, fingerprint: str | None) -> PretrainedConfig | None:
-        return wanted if wanted is None or fingerprint is None else replace(wanted, source=fingerprint)
+    Raises:
+        CheckpointError: a directory or its weights are not there.
+    """
+    found = {}
+    for part, wanted in (("video", config.video.pretrained), ("audio", config.audio.pretrained)):
+        if wanted is not None:
+            try:
+                place = locate(_place(wanted.source, folder))
+                found[part] = fingerprint(place, weight_files(place), torch.float32)
+            except CheckpointError as error:
+                raise CheckpointError(f"{part} encoder: {error}") from error
+    return found
 
-    return replace(
-        config,
-        video=replace(config.video, pretrained=named(config.video.pretrained, video)),
-        audio=replace(config.audio, pretrained=named(config.audio.pretrained, audio)),
-    )
+
+def by_fingerprint(config: ModelConfig, fingerprints: Mapping[str, str]) -> ModelConfig:
+    """The config with public encoders named by their weights' fingerprints, not by where these lie."""
+    for part, printed in fingerprints.items():
+        inner = getattr(config, part)
+        named = replace(inner, pretrained=replace(inner.pretrained, source=printed))
+        config = replace(config, **{part: named})
+    return config
 
 
 def _place(source: str, folder: Path | None) -> str | Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 
 pytest.importorskip("transformers")
 
+from longtake.operators.answering import Answerer
 from longtake.operators.checkpoint import LoadedModel, fingerprint, load_model, random_model, save_model
 from longtake.operators.config import AudioConfig, ModelConfig, PretrainedConfig, TransformerConfig, Tube, VideoConfig
 from longtake.operators.errors import CheckpointError
@@ -163,6 +165,33 @@ def test_a_trained_tower_is_kept(tower_config: Configs, tmp_path: Path) -> None:
     fresh = random_model(made.config, seed=1)
     with pytest.raises(AssertionError, match="video_BND"):
         same(loaded, fresh)
+
+
+def test_answering_needs_no_tower_in_memory(
+    tower_config: Configs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = random_model(tower_config(), seed=1)
+    save_model(tmp_path, made.model, made.tokenizer)
+    whole = load_model(str(tmp_path))
+    # Not even the library is needed.
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(CheckpointError, match="pip install"):
+        load_model(str(tmp_path))
+    light = load_model(str(tmp_path), encoders=False)
+    assert light.fingerprint == whole.fingerprint == made.fingerprint
+    assert [name for name, _ in light.model.named_children()] == ["latent_model", "text_decoder"]
+    tokens = torch.randn(3, 4, 24)
+    given = [Answerer(loaded).latents(tokens) for loaded in (light, whole)]
+    assert torch.equal(*given)
+    answers = [Answerer(loaded).answer(given[0], "what was shown?") for loaded in (light, whole)]
+    assert answers[0].text == answers[1].text and answers[0].probability == answers[1].probability
+    # A model that is its own encoder is whole either way.
+    assert load_model("tiny", encoders=False).fingerprint == load_model("tiny").fingerprint
+    config = tower_config()
+    away = replace(config, video=replace(config.video, pretrained=PretrainedConfig(source=str(tmp_path / "gone"))))
+    (tmp_path / "config.json").write_text(away.to_json())
+    with pytest.raises(CheckpointError, match=r"config\.json: video encoder: .*gone: not a model directory"):
+        load_model(str(tmp_path), encoders=False)
 
 
 def test_a_tower_may_move_but_not_change(tower_config: Configs, tmp_path: Path) -> None:
