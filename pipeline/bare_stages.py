@@ -128,8 +128,8 @@ def _decode_sound(info: MediaInfo, rate_hz: int) -> Iterator[np.ndarray]:
 
 
 def _spectrograms(waves: list[np.ndarray], loaded: LoadedModel) -> float:
-    """CPU seconds of the log-mel frames of a whole sound."""
-    if not waves:
+    """CPU seconds of the log-mel frames of a whole sound; 0 where a public encoder hears the wave itself."""
+    if not waves or loaded.config.audio.pretrained is not None:
         return 0.0
     wave_S = torch.from_numpy(np.concatenate(waves))
     began = time.process_time()
