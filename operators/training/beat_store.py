@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -123,7 +124,8 @@ class BeatStore:
             )
         for name, one in stored.items():
             with (self.path / f"{name}.bin").open("wb") as file:
-                file.truncate(len(self) * one[0].nbytes)
+                # Reserved on the disk: a mapped file that runs out of it ends the process.
+                os.posix_fallocate(file.fileno(), 0, len(self) * one[0].nbytes)
         self._files = None
         self._write_notes({"key": self.key, "videos": 0, "files": files})
 

@@ -40,6 +40,9 @@ class TowerTrainer(Trainer):
         self.store = BeatStore(features or out / "features", plan.pool, self.model)
 
     def _prepare(self, on_report: Callable[[Report], None]) -> None:
+        if self.stage != "snippets" and self._cache.is_file():
+            # The pool's tokens are all that is still read.
+            return
         videos = self.plan.pool.videos
         if self.store.videos_done < videos:
             rendered: Iterable[Clips] = self._loader(

@@ -103,6 +103,10 @@ def test_a_stopped_run_goes_on_to_the_same_end_and_sees_every_beat_once(
         run.run(quiet, stop_after=2)
         if run.stage == "done":
             break
+        if run.stage == "long" and run.step:
+            # The tokens of the pool are there: features may be thrown away.
+            shutil.rmtree(tmp_path / "features", ignore_errors=True)
+    assert not (tmp_path / "features").exists()
     assert seen == {"video": BEATS, "audio": BEATS}
     assert rows(tmp_path) == rows(whole) and len(rows(whole)) == 9
     found, wanted = (load_file(run / "model" / "model.safetensors") for run in (tmp_path, whole))
