@@ -26,8 +26,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "models",
         help="list presets and shipped weights, or look at models",
-        description="List the model presets with their parameter counts and the weights that come with LongTake, or"
-        " say of model directories what they are, under which licence, and what LongTake can use them for.",
+        description="List the presets and the weights that come with LongTake, or say what models are good for.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
