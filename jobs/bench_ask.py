@@ -30,14 +30,23 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="answering from the index beside indexing again",
         description=(
             "Index one video with 512 frames, then answer questions from the index, and by reading, encoding and "
-            "answering again. Both ways must give the same answers before they are timed."
+            "answering again. Both ways must give the same answers before they are timed. With a public model (--model "
+            "vlm:PATH) answering from the index stands beside the plain call of transformers on the same frames."
         ),
     )
     parser.add_argument("video", nargs="?", metavar="VIDEO", help="which (default: a made one)")
+    parser.add_argument(
+        "--frames", default="64,256,1024", metavar="N,N", help="public models: how many frames (64,256,1024)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print, keep."""
+    from longtake.jobs import bench_ask_vlm
+    from longtake.pipeline.index_metadata import is_vlm
+
+    if is_vlm(args.model):
+        return bench_ask_vlm.run(args)
     import torch
 
     import longtake

@@ -134,11 +134,11 @@ def lengthen(sources: Sequence[Path], folder: Path, seconds: float) -> list[Path
     return targets
 
 
-def index_job(videos: Sequence[Path], into: Path, model: str) -> tuple[Usage, dict[str, Any]]:
-    """Run `longtake index` as a user would, and measure all of its processes."""
+def index_job(videos: Sequence[Path], into: Path, model: str, *options: str) -> tuple[Usage, dict[str, Any]]:
+    """Run `longtake index` as a user would, with more of its options, and measure all of its processes."""
     from longtake.jobs.process_tree import measure
 
-    words = ["index", *map(str, videos), "--into", str(into), "--model", model, "--json"]
+    words = ["index", *map(str, videos), "--into", str(into), "--model", model, "--json", *options]
     # Nobody's cluster, and Ray's own choice of everything.
     env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     usage = measure([sys.executable, "-m", "longtake.jobs.main", *words], env=env)

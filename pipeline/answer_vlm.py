@@ -18,11 +18,10 @@ from longtake.operators.vlm import Decoding, Prefix, VideoTokens, VLMAnswerer, l
 from longtake.operators.vlm.coarse import coarse
 from longtake.operators.vlm.describe import describe_vlm
 from longtake.pipeline.asking import Asked, Backend, Given, Windows
+from longtake.pipeline.index_metadata import vlm_path
 from longtake.pipeline.kept import Kept
 from longtake.pipeline.tables import IndexReader, VideoRow
 
-# What stands before the path of a public model.
-SCHEME = "vlm:"
 # Of what is drawn when votes are asked for.
 SHARE = 0.95
 
@@ -90,7 +89,7 @@ class VlmBackend(Backend):
 
     def load(self) -> VLMAnswerer:
         if self._answerer is None:
-            path = self.model.removeprefix(SCHEME)
+            path = vlm_path(self.model)
             # The wrong model is refused before gigabytes of it are read.
             self._fingerprint = describe_vlm(path).fingerprint
             self.reader.metadata.require_model(self._fingerprint, self.model, self.path)

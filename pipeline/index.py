@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from longtake.operators.errors import IndexMismatchError, InputError
 from longtake.pipeline.answer_native import NativeBackend
-from longtake.pipeline.answer_vlm import SCHEME, VlmBackend
+from longtake.pipeline.answer_vlm import VlmBackend
 from longtake.pipeline.asking import Asked, Backend, Given, StreamedAnswer, VideoAnswer, Windows
+from longtake.pipeline.index_metadata import is_vlm
 from longtake.pipeline.moments import find_moments, snippets_in_span
 from longtake.pipeline.tables import IndexReader, VideoRow
 from longtake.pipeline.video_names import find_video
@@ -48,7 +49,7 @@ class Index:
 
     def _make_backend(self) -> Backend:
         metadata, given = self._reader.metadata, self._model
-        if given is not None and given.startswith(SCHEME) != (metadata.kind == "vlm"):
+        if given is not None and is_vlm(given) != (metadata.kind == "vlm"):
             kind = "the public model" if metadata.kind == "vlm" else "LongTake's model"
             raise IndexMismatchError(f"{self.path}: indexed with {kind} {metadata.model}, which {given} cannot be")
         make = VlmBackend if metadata.kind == "vlm" else NativeBackend

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,9 @@ def load_vlm(path: str | Path, dtype: str | torch.dtype = "float32", device: str
     transformers = require_transformers()
     wanted = resolve_dtype(dtype)
     target = resolve_device(device)
+    if target.type == "cpu":
+        # It would warn of programs that are missing: those are for GPUs.
+        logging.getLogger("transformers.integrations.hub_kernels").setLevel(logging.ERROR)
     folder = locate(path)
     config = read_config(folder)
     name, family = recognise(folder, config)
