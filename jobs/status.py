@@ -76,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
     sampling = f"{metadata.rate_hz:g} frames/s" if metadata.rate_hz is not None else f"{metadata.frames} frames a video"
     model = f"model {metadata.model} ({metadata.fingerprint})"
     out.print(f"{model}, {sampling}, {metadata.token_store} tokens, version {reader.version}")
+    if metadata.kind == "vlm":
+        out.print(metadata.describe_tokens())
     if failures:
         out.print(f"{counted(len(failures), 'failure')}: longtake failures {args.index}")
     return 0
