@@ -24,6 +24,7 @@ examples:
   longtake bench index                        made videos: what a whole job costs beside decoding and encoding alone
   longtake bench index film.webm --out index.json
   longtake bench ask                          answering from an index beside indexing again
+  longtake bench ask --model vlm:Qwen3.5-0.8B --frames 64,256     the same beside the plain call of transformers
   longtake bench memory film.webm             memory on an hour of video beside five minutes
   longtake bench kernels --op token_summary   a Triton program beside torch.compile and the GPU's own limits
   longtake bench model --preset base          encoding and combining, by the length of a video
@@ -70,7 +71,7 @@ def add_parser(subparsers: Subparsers) -> None:
         module.add_parser(benches)
         bench = benches.choices[name]
         if name in MODEL_BENCHES:
-            bench.add_argument("--model", default="tiny", metavar="M", help="shipped model or checkpoint directory")
+            bench.add_argument("--model", default="tiny", metavar="M", help="shipped model, directory, or vlm:PATH")
             bench.add_argument("--out", metavar="FILE", help="write the figures there, as JSON")
         bench.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"

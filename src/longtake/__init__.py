@@ -17,9 +17,10 @@ def open_index(path: str | os.PathLike[str], *, model: str | None = None) -> Ind
 
     Args:
         path: what `longtake index --into` wrote, a directory or any URI that Lance opens.
-        model: a checkpoint directory or a preset's name; by default what the index was written with.
+        model: a checkpoint directory or a preset's name, or `vlm:` and where a public model lies; by default what the
+            index was written with.
     Returns:
-        `longtake.pipeline.index.Index`, with `.ask(...)`, `.videos()`, `.find(name)` and `.refresh()`.
+        `longtake.pipeline.index.Index`, with `.ask(...)`, `.stream(...)`, `.videos()`, `.find(name)` and `.refresh()`.
     Raises:
         longtake.operators.errors.InputError: there is no index at `path`.
         longtake.operators.errors.IndexMismatchError: another format version wrote it.

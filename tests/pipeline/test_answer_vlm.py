@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -236,6 +237,12 @@ def test_weights_that_moved_are_named_and_others_are_refused(
         longtake.open_index(path, model="vlm:nowhere").ask(QUESTION, video="long")
     with pytest.raises(IndexMismatchError, match=r"indexed with the public model vlm:.*, which tiny cannot be"):
         longtake.open_index(path, model="tiny")
+
+
+def test_without_transformers_the_line_says_how_to_get_it(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(CheckpointError, match=r"public models need transformers .* or newer: pip install"):
+        longtake.open_index(path).ask(QUESTION, video="long")
 
 
 def test_a_public_model_does_not_ask_an_index_of_longtakes_own(
