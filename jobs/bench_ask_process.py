@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-# Questions asked of one video; the last one is the "10th".
+# Questions asked of one video. What the 10th takes is the median of the last three: a single one is a matter of chance.
 QUESTIONS = tuple(f"which colour was on the screen at number {number}?" for number in range(1, 11))
 
 
@@ -36,20 +37,21 @@ def check(work: dict[str, Any]) -> dict[str, Any]:
 
 
 def plain(work: dict[str, Any]) -> dict[str, Any]:
-    """The plain call: processor and generate on pixels, for the first and for another question."""
+    """The plain call: processor and generate on pixels, for the first question and for later ones."""
     from longtake.operators.vlm.plain import PlainCall
 
     made, load_s = _timed(lambda: PlainCall(work["model"]))
     loaded_bytes = memory_bytes("VmRSS")
     frames, times_s = _frames(work), work["times_s"]
     _, first_s = _timed(lambda: made.first_token(frames, times_s, QUESTIONS[0]))
-    _, tenth_s = _timed(lambda: made.first_token(frames, times_s, QUESTIONS[-1]))
+    # Nothing is kept from call to call, so that any later call is the 10th.
+    later_s = [_timed(partial(made.first_token, frames, times_s, question))[1] for question in QUESTIONS[-3:]]
     tokens = int(made.inputs(frames, times_s, QUESTIONS[0])["input_ids"].shape[1])
     return {
         "tokens": tokens,
         "load_s": load_s,
         "first_s": first_s,
-        "tenth_s": tenth_s,
+        "tenth_s": median(later_s),
         "loaded_bytes": loaded_bytes,
         "peak_bytes": memory_bytes("VmHWM"),
     }
@@ -71,8 +73,7 @@ def stored(work: dict[str, Any]) -> dict[str, Any]:
     return {
         "load_s": load_s,
         "first_s": open_s + asked_s[0],
-        "tenth_s": asked_s[-1],
-        "further_s": sorted(asked_s[1:])[len(asked_s[1:]) // 2],
+        "tenth_s": median(asked_s[-3:]),
         "kept_bytes": index.cached_bytes,
         "loaded_bytes": loaded_bytes,
         "peak_bytes": memory_bytes("VmHWM"),
