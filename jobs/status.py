@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         "failures": len(failures),
     }
     if args.json:
-        about = {"index": args.index, "version": reader.version, **dataclasses.asdict(reader.metadata)}
+        about = {"index": args.index, "version": reader.version, **reader.metadata.to_dict()}
         print_json({**about, **totals, "rows": [dataclasses.asdict(row) for row in videos]})
         return 0
     out = output()

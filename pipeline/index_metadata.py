@@ -62,8 +62,11 @@ class IndexMetadata:
 
     def to_schema(self) -> dict[str, str]:
         """As schema metadata: strings by prefixed name."""
-        told = {**dataclasses.asdict(self), "format": self.format}
-        return {_PREFIX + key: json.dumps(value) for key, value in told.items()}
+        return {_PREFIX + key: json.dumps(value) for key, value in self.to_dict().items()}
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return {**dataclasses.asdict(self), "format": self.format}
 
     @staticmethod
     def from_schema(metadata: dict[bytes, bytes] | None, uri: str) -> IndexMetadata:

@@ -77,7 +77,7 @@ def _own(
 ) -> IndexModel:
     if compression != Compression():
         raise InputError(f"model {model} has a combiner of its own; another one is for public models, vlm:PATH")
-    loaded = load_model(model)
+    loaded = load_model(model, encoders=False)
     config = loaded.config
     sampling = sampling or Sampling(rate_hz=config.rate_hz)
     metadata = IndexMetadata(

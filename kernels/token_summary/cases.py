@@ -205,7 +205,9 @@ def _launches(
     launched: list[Launch] = []
     made = launch_forward.forward(tokens, parameters, dtypes[0], differentiable=backward, run=launched.append)
     if backward:
-        launch_backward.backward(made.result, made, tokens, parameters, [True] * len(sources), position, launched.append)
+        launch_backward.backward(
+            made.result, made, tokens, parameters, [True] * len(sources), position, launched.append
+        )
     names = "+".join(TYPES[dtype][1:] for dtype in dtypes)
     where = (", position" if position else "") + ("" if backward else ", no gradient")
     return [(one, f"{names}, k {summaries}, width {width}{where}") for one in launched]

@@ -25,7 +25,7 @@ def test_what_follows_a_lost_parcel_is_left_alone(
     loaded = load_model(ttm_model)
     config = loaded.config
     demux = DemuxStage(ConfigIntake(config=config), Sampling(rate_hz=24.0), "auto")
-    looked = demux.look(str(make_clip(tmp_path / "clip.mp4", 16)), "")
+    looked = demux.look(str(make_clip(tmp_path / "clip.mp4", 32)), "")
     assert looked.info is not None and looked.plan is not None and looked.form is not None
     demux.start(0, looked.info, looked.plan, looked.form, 0)
     decode = DecodeStage("auto")

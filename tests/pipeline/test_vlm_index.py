@@ -289,6 +289,10 @@ def test_the_command_line_names_model_and_settings(
     assert "bfloat16 tokens" in said and "at most 7 tokens (x 32) a snippet of 8 pictures" in said
     assert main(["index", video, "--into", str(into), "--combiner", "merge"]) != 0
     assert "use these settings, another index, or --rebuild" in " ".join(capsys.readouterr().err.split())
+    told = IndexReader.open(str(into)).metadata
+    assert (told.combiner, told.tokens, told.token_store, told.format) == ("drop", 7, "bfloat16", 3)
+    assert main(["index", video, "--into", str(into), "--model", "tiny", "--rebuild"]) == 0
+    assert IndexReader.open(str(into)).metadata.format == 2
     parser = argparse.ArgumentParser()
     submit.add_parser(parser.add_subparsers())
     args = parser.parse_args(["submit", video, "--into", str(into), *given])
