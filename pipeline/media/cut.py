@@ -26,8 +26,8 @@ WORTH_PICTURES = 192
 WORTH_PICTURE_BYTES = 8 << 20
 SEGMENT_MOST_NS = 32 * SECOND_NS
 SEGMENT_BYTES = 8 << 20
-# A group of pictures beyond either of these is decoded on the way instead of being collected, one decoder's work for the
-# whole file. x264's default of 250 pictures, at 24 a second 10.4 s, is not beyond.
+# A group of pictures beyond either of these is decoded on the way instead of being collected, one decoder's work for
+# the whole file. x264's default of 250 pictures, at 24 a second 10.4 s, is not beyond.
 LONG_GROUP_NS = 16 * SECOND_NS
 LONG_GROUP_BYTES = 32 << 20
 

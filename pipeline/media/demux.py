@@ -15,7 +15,7 @@ from longtake.pipeline.media.clock import PictureClock
 from longtake.pipeline.media.cut import SegmentCutter, is_hidden
 from longtake.pipeline.media.geometry import PictureFormat
 from longtake.pipeline.media.plan import SECOND_NS, Plan, Sampling, plan_budget, plan_rate
-from longtake.pipeline.media.probe import MediaInfo, open_media, to_ns
+from longtake.pipeline.media.probe import MediaInfo, open_media
 from longtake.pipeline.media.segment import Cue, Damage, End, Pictures, Reader, Segment, SoundChunk, one_line
 from longtake.pipeline.media.sound import SoundReader
 from longtake.pipeline.media.subtitles import read_cues

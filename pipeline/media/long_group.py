@@ -16,8 +16,8 @@ from longtake.pipeline.media.plan import Plan
 from longtake.pipeline.media.probe import MediaInfo, to_ns
 from longtake.pipeline.media.segment import Damage, Pictures, one_line
 
-# Pictures are handed on in batches of at most this many.
-BATCH = 64
+# Pictures are handed on in batches of at most this many, and of about so many bytes.
+BATCH, BATCH_BYTES = 64, 16 << 20
 
 
 class LongGroup:
@@ -52,6 +52,7 @@ class LongGroup:
         self._times: list[int] = []
         self._hidden: set[int] = set()
         self._held: tuple[int, Any] | None = None
+        self._most = max(1, min(BATCH, BATCH_BYTES // form.size_bytes))
         self._rows: list[NDArray[np.uint8] | None] = []
         self._first_row = self._next_sample
         self._error: Exception | None = None
@@ -125,7 +126,7 @@ class LongGroup:
     def _row(self, picture: NDArray[np.uint8] | None) -> Iterator[Pictures]:
         self._rows.append(picture)
         self._next_sample += 1
-        if len(self._rows) >= BATCH:
+        if len(self._rows) >= self._most:
             yield from self._batch(self._plan.sample_ns(self._next_sample - 1) + 1)
 
     def _batch(self, stop_ns: int) -> Iterator[Pictures]:
