@@ -14,8 +14,13 @@ examples:
   longtake world --out world --videos 20                        20 videos of 512 pictures each, with sound
   longtake world --out world --videos 2 --snippets 256 --seed 7 longer ones: 2,048 pictures each
   longtake world --out deaf --videos 20 --spoil sound_order     the same, each beat's sound at another beat
+  longtake world --out real --pictures pictures --sounds sounds your own pictures and recordings
+  longtake world --out test --pictures pictures --sounds sounds --split test --hold-out-voice anna --seed 1
+                                                                of them, what no training with this voice out uses
 
-DIR gets v0000.mp4, v0001.mp4, ... (H.264 and AAC) and questions.jsonl; index DIR, then `longtake evaluate` it.
+A folder of pictures holds a folder for each label with PNG or JPEG files; a folder of sounds likewise, with short WAV,
+FLAC or OGG files named speaker_take. DIR gets v0000.mp4, v0001.mp4, ... (H.264 and AAC) and questions.jsonl; index DIR,
+then `longtake evaluate` it.
 """
 
 
@@ -24,7 +29,8 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "world",
         help="write made videos whose truth is known, and questions about them",
-        description="Write MP4 files of a made world (coloured shapes, sounds, flashes) and questions with answers.",
+        description="Write MP4 files of a made world (coloured shapes, sounds, flashes; or your own pictures and "
+        "recorded words) and questions with answers.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -34,8 +40,19 @@ def add_parser(subparsers: Subparsers) -> None:
         "--snippets", metavar="N", type=int, default=64, help="length of each, in snippets of 1 s and 8 pictures (64)"
     )
     parser.add_argument("--seed", metavar="S", type=int, default=0, help="another seed gives other videos (0)")
-    parser.add_argument("--width", metavar="W", type=int, default=192, help="picture width (192)")
-    parser.add_argument("--height", metavar="H", type=int, default=144, help="picture height (144)")
+    drawn = "(192 x 144; drawn for each video with --pictures)"
+    parser.add_argument("--width", metavar="W", type=int, help=f"picture width {drawn}")
+    parser.add_argument("--height", metavar="H", type=int, help=f"picture height {drawn}")
+    parser.add_argument("--bitrate", metavar="B", type=int, help="bit/s of the pictures (300,000; likewise)")
+    parser.add_argument("--pictures", metavar="DIR", help="a folder of labelled folders of pictures to show")
+    parser.add_argument("--sounds", metavar="DIR", help="a folder of labelled folders of recorded words to say")
+    parser.add_argument(
+        "--split",
+        choices=("train", "test", "all"),
+        default="all",
+        help="which recordings: the first tenth of each voice's takes of a word is for tests only (all)",
+    )
+    parser.add_argument("--hold-out-voice", metavar="NAME", help="a speaker whose recordings are for tests only")
     parser.add_argument(
         "--questions",
         metavar="N",
@@ -58,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from longtake.jobs.console import messages, output, percent, print_json, table
+    from longtake.jobs.console import messages, output, percent, print_json, table, warn
     from longtake.pipeline.world_video import WorldOptions, write_world
 
     options = WorldOptions(
@@ -69,14 +86,19 @@ def run(args: argparse.Namespace) -> int:
         width=args.width,
         height=args.height,
         questions_per_kind=args.questions,
+        bitrate=args.bitrate,
         spoil=args.spoil,
+        pictures=Path(args.pictures) if args.pictures is not None else None,
+        sounds=Path(args.sounds) if args.sounds is not None else None,
+        split=args.split,
+        hold_out_voice=args.hold_out_voice,
     )
     columns = (TextColumn("videos"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     say = messages()
     # Where nobody looks, a bar is only empty lines around the messages.
     with Progress(*columns, console=say, transient=True, disable=not say.is_terminal) as progress:
         task = progress.add_task("videos", total=options.videos)
-        summary = write_world(options, on_video=lambda done: progress.update(task, completed=done))
+        summary = write_world(options, on_video=lambda done: progress.update(task, completed=done), on_warning=warn)
     if args.json:
         print_json(dataclasses.asdict(summary))
         return 0

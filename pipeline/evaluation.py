@@ -1,7 +1,9 @@
 """Scoring answers against known truth: accuracy with its interval, and the baselines that it must beat.
 
 A question file is JSON lines: `video` (base name), `question`, `answer`, `kind`, the evidence `start_s` and `stop_s`
-(both null where nothing happened), and the span asked about, `from_s` and `to_s` (null: the whole video).
+(both null where nothing happened), and the span asked about, `from_s` and `to_s` (null: the whole video). Where it
+matters, also `about` (what questions in other words share), `voice` ("trained" or "unseen": who says what is asked
+about) and `tolerance_s` (an answer in seconds is right within it).
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,8 +26,8 @@ if TYPE_CHECKING:
 
 NOTHING = "nothing"
 # Kinds whose evidence is one moment, so that "the top moment overlaps the true one" means something.
-KINDS_WITH_A_MOMENT = ("needle", "bind")
-_KIND_ORDER = ("needle", "bind", "first", "last", "exists", "count")
+KINDS_WITH_A_MOMENT = ("needle", "bind", "said", "after", "when")
+_KIND_ORDER = ("needle", "bind", "said", "after", "first", "last", "exists", "count", "when")
 _Z_95 = 1.959963984540054
 
 
@@ -40,13 +43,19 @@ class Question:
     stop_s: float | None = None
     from_s: float | None = None
     to_s: float | None = None
+    about: str | None = None
+    voice: str | None = None
+    tolerance_s: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("video", "question", "answer", "kind"):
             value = getattr(self, name)
             if not isinstance(value, str) or not value.strip():
                 raise ValueError(f"{name} must be a text, not {value!r}")
-        for name in ("start_s", "stop_s", "from_s", "to_s"):
+        for name in ("about", "voice"):
+            if not isinstance(getattr(self, name), str | None):
+                raise ValueError(f"{name} must be a text or null, not {getattr(self, name)!r}")
+        for name in ("start_s", "stop_s", "from_s", "to_s", "tolerance_s"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
                 raise ValueError(f"{name} must be a number of seconds or null, not {value!r}")
@@ -56,11 +65,22 @@ class Question:
             raise ValueError(f"stop_s {self.stop_s} must be after start_s {self.start_s}")
         if self.from_s is not None and self.to_s is not None and self.to_s <= self.from_s:
             raise ValueError(f"to_s {self.to_s} must be after from_s {self.from_s}")
+        if self.tolerance_s is not None and (self.tolerance_s < 0 or _number(self.answer) is None):
+            raise ValueError(
+                f"a tolerance of {self.tolerance_s} s wants a number of seconds as answer: {self.answer!r}"
+            )
 
     @property
     def has_span(self) -> bool:
         """Whether the question is about a part of the video only."""
         return self.from_s is not None or self.to_s is not None
+
+    def is_right(self, answer: str) -> bool:
+        """Whether an answer is the true one, or within the tolerance of it in seconds."""
+        given, truth = _number(answer), _number(self.answer)
+        if self.tolerance_s is not None and given is not None and truth is not None:
+            return abs(given - truth) <= self.tolerance_s
+        return normalise(answer) == normalise(self.answer)
 
 
 def read_questions(path: str | Path) -> list[Question]:
@@ -115,6 +135,12 @@ def normalise(answer: str) -> str:
     return " ".join(answer.lower().split()).rstrip(".").strip()
 
 
+def _number(answer: str) -> float | None:
+    """The number of seconds that an answer gives ("12", "12.5 s", "12 seconds"), or None."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(?: ?s| seconds?)?", normalise(answer))
+    return float(found[1]) if found else None
+
+
 def majority_guesses(questions: Sequence[Question]) -> list[str]:
     """For each question the commonest answer of its kind in the whole file: the best constant guess there is."""
     by_kind: dict[str, Counter[str]] = defaultdict(Counter)
@@ -127,26 +153,32 @@ def question_only_guesses(questions: Sequence[Question]) -> list[str]:
     """For each question the best guess of someone who read the other videos' questions and answers, but saw nothing.
 
     Leave one video out: the commonest answer to the same words among the other videos' questions, else the commonest
-    answer of the same kind, else no guess (an empty text, which is never right).
+    answer of the same kind, else no guess (an empty text, which is never right). Questions in varied wording are the
+    same where they are of one kind about one thing.
     """
     by_text: dict[str, Counter[str]] = defaultdict(Counter)
     by_kind: dict[str, Counter[str]] = defaultdict(Counter)
     own_text: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     own_kind: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for question in questions:
-        text, answer = normalise(question.question), normalise(question.answer)
+        text, answer = _same_words(question), normalise(question.answer)
         by_text[text][answer] += 1
         by_kind[question.kind][answer] += 1
         own_text[question.video, text][answer] += 1
         own_kind[question.video, question.kind][answer] += 1
     guesses = []
     for question in questions:
-        text = normalise(question.question)
+        text = _same_words(question)
         elsewhere = by_text[text] - own_text[question.video, text]
         if not elsewhere:
             elsewhere = by_kind[question.kind] - own_kind[question.video, question.kind]
         guesses.append(_commonest(elsewhere) if elsewhere else "")
     return guesses
+
+
+def _same_words(question: Question) -> str:
+    """What a guesser groups questions by."""
+    return normalise(question.question) if question.about is None else f"{question.kind}: {question.about}"
 
 
 def _commonest(counts: Counter[str]) -> str:
@@ -241,7 +273,6 @@ def judge(questions: Sequence[Question], answers: Sequence[Answered]) -> list[Ju
     majority, question_only = majority_guesses(questions), question_only_guesses(questions)
     judged = []
     for question, answer, constant, blind in zip(questions, answers, majority, question_only, strict=True):
-        truth = normalise(question.answer)
         top = (answer.moments[0].start_s, answer.moments[0].stop_s) if answer.moments else None
         hit: bool | None = None
         chance: float | None = None
@@ -256,12 +287,12 @@ def judge(questions: Sequence[Question], answers: Sequence[Answered]) -> list[Ju
                 question=question,
                 answer=answer.text,
                 probability=answer.probability,
-                correct=normalise(answer.text) == truth,
+                correct=question.is_right(answer.text),
                 moment=top,
                 moment_hit=hit,
                 moment_chance=chance,
-                majority_correct=constant == truth,
-                question_only_correct=blind == truth,
+                majority_correct=question.is_right(constant),
+                question_only_correct=question.is_right(blind),
             )
         )
     return judged
@@ -280,6 +311,10 @@ def summarise(judged: Sequence[Judged]) -> Evaluation:
         ("span questions", [item for item in judged if item.question.has_span]),
         ("answer is nothing", [item for item in judged if normalise(item.question.answer) == NOTHING]),
     ]
+    for voice in sorted({item.question.voice for item in judged if item.question.voice is not None}):
+        spoken = [item for item in judged if item.question.voice == voice]
+        groups.append((f"{voice} voice", spoken))
+        groups += [(f"{voice} voice: {kind}", [i for i in spoken if i.question.kind == kind]) for kind in kinds]
     moments = [(kind, [item for item in by_kind[kind] if item.moment_hit is not None]) for kind in kinds]
     return Evaluation(
         videos=len({item.question.video for item in judged}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from collections import Counter
@@ -15,11 +16,13 @@ import av
 import numpy as np
 
 from longtake.operators.errors import InputError
-from longtake.operators.world.pictures import render_pictures
-from longtake.operators.world.questions import KINDS, NOTHING, Question, ask, random_span, sentence
-from longtake.operators.world.script import BEAT_S, Script, write_script
-from longtake.operators.world.sounds import SAMPLE_RATE_HZ, render_sound
+from longtake.operators.world.questions import NOTHING, Question, Timeline, sentence
+from longtake.operators.world.real.material import Split
+from longtake.operators.world.script import BEAT_S
+from longtake.operators.world.sounds import SAMPLE_RATE_HZ
+from longtake.operators.world.worlds import BUILT_IN, RealWorld, World
 from longtake.pipeline import evaluation
+from longtake.pipeline.world_material import read_material
 
 Spoil = Literal["nothing", "sound_order", "pictures"]
 
@@ -28,33 +31,61 @@ PICTURES_PER_S = 8
 PART_BEATS = 16
 BEAT_SAMPLES = round(BEAT_S * SAMPLE_RATE_HZ)
 
+WIDTH, HEIGHT, BITRATE = 192, 144, 300_000
+# Frames and bitrates of a world of real material, where the options leave them open; square or wider.
+REAL_FRAMES = ((96, 96), (128, 96), (128, 128), (160, 96), (160, 120), (176, 144), (192, 108), (224, 128), (224, 224))
+REAL_BITRATES = (100_000, 200_000, 400_000, 800_000)
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorldOptions:
-    """What `longtake world` writes. `snippets` are beats of one second with 8 pictures each: 64 are 512 pictures."""
+    """What `longtake world` writes. `snippets` are beats of one second with 8 pictures each: 64 are 512 pictures.
+
+    `pictures` and `sounds` are folders of material for a world of real material (see `read_material`), of which
+    `split` and `hold_out_voice` say what may be used. Left open, frames are 192 x 144 at 300 kbit/s in the built-in
+    world, and drawn for each video from `REAL_FRAMES` and `REAL_BITRATES` in one of real material.
+    """
 
     out: Path
     videos: int
     snippets: int = 64
     seed: int = 0
-    width: int = 192
-    height: int = 144
+    width: int | None = None
+    height: int | None = None
     questions_per_kind: int = 2
-    bitrate: int = 300_000
+    bitrate: int | None = None
     # What is spoilt, to see that answers depend on it; scripts and questions stay the same.
     spoil: Spoil = "nothing"
+    pictures: Path | None = None
+    sounds: Path | None = None
+    split: Split = "all"
+    hold_out_voice: str | None = None
 
     def __post_init__(self) -> None:
         if self.videos < 1 or self.snippets < 1:
             raise InputError(f"a world needs at least 1 video of 1 snippet, not {self.videos} of {self.snippets}")
-        if self.width % 2 or self.height % 2 or min(self.width, self.height) < 48:
-            raise InputError(f"pictures of {self.width} x {self.height}: even sides of at least 48 are wanted")
-        if self.questions_per_kind < 0 or self.bitrate < 1:
+        width, height, bitrate = self.form(None)
+        if width % 2 or height % 2 or min(width, height) < 48:
+            raise InputError(f"pictures of {width} x {height}: even sides of at least 48 are wanted")
+        if self.questions_per_kind < 0 or bitrate < 1:
             raise InputError(
-                f"{self.questions_per_kind} questions a kind at {self.bitrate} bit/s: at least 0 and 1 are wanted"
+                f"{self.questions_per_kind} questions a kind at {bitrate} bit/s: at least 0 and 1 are wanted"
             )
         if self.spoil not in get_args(Spoil):
             raise InputError(f"what is spoilt is one of {', '.join(get_args(Spoil))}, not {self.spoil!r}")
+        if (self.pictures is None) != (self.sounds is None):
+            raise InputError("a world of real material needs both a folder of pictures and one of sounds")
+        if self.pictures is None and (self.split != "all" or self.hold_out_voice is not None):
+            raise InputError("the built-in world has no splits and no voices; give folders of pictures and sounds")
+        if self.pictures is not None and (self.width is None) != (self.height is None):
+            raise InputError("give both the width and the height of the frames, or neither")
+
+    def form(self, rng: random.Random | None) -> tuple[int, int, int]:
+        """Width, height and bitrate of a video; what is left open is drawn by `rng`, or is the usual without one."""
+        width, height, bitrate = WIDTH, HEIGHT, BITRATE
+        if rng is not None:
+            (width, height), bitrate = rng.choice(REAL_FRAMES), rng.choice(REAL_BITRATES)
+        return self.width or width, self.height or height, self.bitrate or bitrate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,31 +99,42 @@ class WorldSummary:
     guesses: dict[str, tuple[float, float]]
 
 
-def write_world(options: WorldOptions, on_video: Callable[[int], None] | None = None) -> WorldSummary:
+def write_world(
+    options: WorldOptions,
+    on_video: Callable[[int], None] | None = None,
+    on_warning: Callable[[str], None] | None = None,
+) -> WorldSummary:
     """Write `vNNNN.mp4` files and `questions.jsonl` into `options.out`.
 
-    The same options give the same videos and questions. Besides each kind over the whole video, half as many
-    questions of every kind are about a span.
+    The same options (and the same material) give the same videos and questions. Besides each kind over the whole
+    video, half as many questions of every kind are about a span. Files of the material that cannot be used are left
+    out, each with a call of `on_warning`.
 
     Raises:
-        InputError: the folder holds a world already, or cannot be made. The questions are written last: videos without
-            them are what an interrupted run left, and are written over.
+        InputError: the material cannot be used; or the folder holds a world already, or cannot be made. The questions
+            are written last: videos without them are what an interrupted run left, and are written over.
     """
     out = options.out
     path = out / "questions.jsonl"
     if path.exists():
         raise InputError(f"{path}: is there already; choose another folder")
+    world: World[Any] = BUILT_IN
+    if options.pictures is not None and options.sounds is not None:
+        material = read_material(options.pictures, options.sounds, on_warning)
+        world = RealWorld(material.split(options.split, options.hold_out_voice))
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out}: cannot make this folder: {error.strerror}") from error
     rng = random.Random(f"world {options.seed}")
     rows: list[dict[str, Any]] = []
-    balance = Balance()
+    balance = Balance(world)
     for number in range(options.videos):
-        script = write_script(rng.randrange(2**62), options.snippets)
+        script = world.script(rng.randrange(2**62), options.snippets)
         name = f"v{number:04d}.mp4"
-        write_video(script, out / name, options)
+        width, height, bitrate = options.form(rng if world is not BUILT_IN else None)
+        form = dataclasses.replace(options, width=width, height=height, bitrate=bitrate)
+        write_video(script, out / name, form, world)
         drawn = draw_balanced(rng, script, options.questions_per_kind, balance)
         rows += [question_row(name, question) for question in drawn]
         if on_video is not None:
@@ -106,16 +148,16 @@ def write_world(options: WorldOptions, on_video: Callable[[int], None] | None = 
     )
 
 
-def write_video(script: Script, path: Path, options: WorldOptions) -> None:
-    """Write a script as an MP4 at 8 pictures a second with mono AAC sound at 16 kHz."""
-    width, height = options.width, options.height
+def write_video(script: Timeline, path: Path, options: WorldOptions, world: World[Any] = BUILT_IN) -> None:
+    """Write a script of a world as an MP4 at 8 pictures a second with mono AAC sound at 16 kHz."""
+    width, height, bitrate = options.form(None)
     with av.open(str(path), "w", format="mp4") as container:
         video = container.add_stream("libx264", rate=Fraction(PICTURES_PER_S))
-        video.width, video.height, video.pix_fmt, video.bit_rate = width, height, "yuv420p", options.bitrate
+        video.width, video.height, video.pix_fmt, video.bit_rate = width, height, "yuv420p", bitrate
         video.options = {"preset": "veryfast", "threads": "1"}
         audio = container.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono")
         audio.bit_rate = 64_000
-        wave = render_sound(script)
+        wave = world.sound(script)
         if options.spoil == "sound_order":
             # Every beat's sound is kept whole, at another beat.
             order = random.Random(script.seed).sample(range(script.beats), script.beats)
@@ -124,7 +166,7 @@ def write_video(script: Script, path: Path, options: WorldOptions) -> None:
         for first in range(0, script.beats, PART_BEATS):
             last = min(script.beats, first + PART_BEATS)
             times = [(n + 0.5) / PICTURES_PER_S for n in range(first * PICTURES_PER_S, last * PICTURES_PER_S)]
-            pictures = render_pictures(script, times, height, width).numpy()
+            pictures = world.pictures(script, times, height, width).numpy()
             if options.spoil == "pictures":
                 pictures[:] = 0
             for pixels in pictures:
@@ -144,7 +186,8 @@ def write_video(script: Script, path: Path, options: WorldOptions) -> None:
 class Balance:
     """Keeps answers even over a whole set: of several drawn questions, the one whose answer was rarest so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, world: World[Any] = BUILT_IN) -> None:
+        self.world = world
         self.seen: Counter[tuple[str, str, str]] = Counter()
 
     def choose(self, drawn: Sequence[Question]) -> Question:
@@ -153,36 +196,49 @@ class Balance:
         self.seen[self._slot(question)] += 1
         return question
 
-    @staticmethod
-    def _slot(question: Question) -> tuple[str, str, str]:
-        # Questions of one form ("which colour ...") have one set of answers.
-        form = " ".join(question.text.split()[:2])
-        return (question.kind, form if question.kind != "count" else "", question.answer)
+    def _slot(self, question: Question) -> tuple[str, str, str]:
+        return (question.kind, self.world.form(question), question.answer)
 
 
-def draw_balanced(rng: random.Random, script: Script, per_kind: int, balance: Balance) -> list[Question]:
+def draw_balanced(rng: random.Random, script: Timeline, per_kind: int, balance: Balance) -> list[Question]:
     """`per_kind` questions of each kind about the whole video, and half as many (rounded up) about spans."""
+    world = balance.world
     kept: list[Question] = []
-    for kind in KINDS:
+    meanings: list[Question] = []
+    for kind in world.kinds:
         for number in range(per_kind + (per_kind + 1) // 2):
             drawn = []
+            share = world.share_of_nothing(kind)
+            aim = None if share is None else rng.random() < share
             for _ in range(60):
-                span = random_span(rng, script) if number >= per_kind else None
-                question = ask(rng, script, kind, span)
-                if question is not None and question not in kept:
+                span = world.span(rng, script) if number >= per_kind else None
+                question = world.ask(rng, script, kind, span)
+                if question is None or aim not in (None, question.answer == NOTHING):
+                    continue
+                if _meaning(question) not in meanings:
                     drawn.append(question)
-                # "Nothing" keeps the share that drawing gives it: only the others compete for rarity.
+                # "Nothing" keeps the share that it has: only the others compete for rarity.
                 if drawn and (drawn[0].answer == NOTHING or len(drawn) == 4):
                     break
             candidates = [q for q in drawn if (q.answer == NOTHING) == (drawn[0].answer == NOTHING)]
             if candidates:
                 kept.append(balance.choose(candidates))
+                meanings.append(_meaning(kept[-1]))
     return kept
 
 
+def _meaning(question: Question) -> Question:
+    """The question without its wording, where what it is about is known without."""
+    return question if question.about is None else dataclasses.replace(question, text="")
+
+
 def question_row(video: str, question: Question) -> dict[str, Any]:
-    """A question as a row of `questions.jsonl`; `moments` are all spans of seconds that prove the answer."""
+    """A question as a row of `questions.jsonl`; `moments` are all spans of seconds that prove the answer.
+
+    What it is about, the voice and the tolerance are written where the question has them.
+    """
     moments = question.moments
+    more = {"about": question.about, "voice": question.voice, "tolerance_s": question.tolerance_s}
     return {
         "video": video,
         "question": sentence(question.text),
@@ -193,18 +249,19 @@ def question_row(video: str, question: Question) -> dict[str, Any]:
         "moments": [list(moment) for moment in moments],
         "from_s": question.from_s,
         "to_s": question.to_s,
+        **{name: value for name, value in more.items() if value is not None},
     }
 
 
 def _guess_scores(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[float, float]]:
     """For each kind the shares that the majority guess and the question-only guess get right."""
-    asked = [evaluation.Question(**{k: row[k] for k in ("video", "question", "answer", "kind")}) for row in rows]
+    wanted = ("video", "question", "answer", "kind", "about", "tolerance_s")
+    asked = [evaluation.Question(**{name: row[name] for name in wanted if name in row}) for row in rows]
     hits: dict[str, list[tuple[bool, bool]]] = {}
     for question, constant, blind in zip(
         asked, evaluation.majority_guesses(asked), evaluation.question_only_guesses(asked), strict=True
     ):
-        truth = evaluation.normalise(question.answer)
-        hits.setdefault(question.kind, []).append((constant == truth, blind == truth))
+        hits.setdefault(question.kind, []).append((question.is_right(constant), question.is_right(blind)))
     return {
         kind: (sum(a for a, _ in pairs) / len(pairs), sum(b for _, b in pairs) / len(pairs))
         for kind, pairs in hits.items()

@@ -44,7 +44,7 @@ def render_pictures(script: Script, times_s: Sequence[float], height: int, width
         picks = [n for n, t in enumerate(times_s) if scene.start_s <= t < scene.stop_s]
         if picks:
             local = torch.tensor([times_s[n] - scene.start_s for n in picks])
-            canvas[picks] = _background(scene, local, height, width)
+            canvas[picks] = render_background(scene, local, height, width)
     by_shape: dict[str, list[tuple[int, Thing]]] = {}
     for n, t in enumerate(times_s):
         thing = script.thing_at(t)
@@ -54,7 +54,7 @@ def render_pictures(script: Script, times_s: Sequence[float], height: int, width
         _paint(canvas, shape, placed, times_s)
     flashing = [n for n, t in enumerate(times_s) if any(f.start_s <= t < f.stop_s for f in script.flashes)]
     if flashing:
-        _border(canvas, flashing)
+        paint_border(canvas, flashing)
     return (canvas.clamp(0, 1) * 255 + 0.5).to(torch.uint8)
 
 
@@ -133,7 +133,8 @@ def signed_distance(shape: str, x: Tensor, y: Tensor) -> Tensor:
     raise ValueError(f"no shape is named {shape!r}")
 
 
-def _border(canvas: Tensor, flashing: list[int]) -> None:
+def paint_border(canvas: Tensor, flashing: list[int]) -> None:
+    """Turn the border of some pictures of a canvas white, in place; float32 [N, H, W, 3] in [0, 1]."""
     thick = max(2, round(BORDER * canvas.shape[1]))
     picks = torch.tensor(flashing)
     for rows, columns in (
@@ -145,7 +146,7 @@ def _border(canvas: Tensor, flashing: list[int]) -> None:
         canvas[picks, rows, columns] = 0.97
 
 
-def _background(scene: Scene, local_s: Tensor, height: int, width: int) -> Tensor:
+def render_background(scene: Scene, local_s: Tensor, height: int, width: int) -> Tensor:
     """A scene's pictures at times since its start; float32 [N, H, W, 3] in [0, 1]."""
     rng = np.random.default_rng(scene.seed)
     dark, light = _muted(rng, 0.08, 0.35), _muted(rng, 0.25, 0.6)

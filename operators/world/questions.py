@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from longtake.operators.world.script import BEAT_S, COLOURS, MAX_COUNT, SHAPES, SOUNDS, Script, Sound, Thing
 
-Kind = Literal["needle", "bind", "first", "last", "count", "exists", "caption", "heard"]
-# The kinds that are evaluated; "caption" and "heard" are for training only.
+# "said", "after" and "when" are asked in worlds of real material only.
+Kind = Literal["needle", "bind", "first", "last", "count", "exists", "caption", "heard", "said", "after", "when"]
+# The built-in world's kinds that are evaluated; "caption" and "heard" are for training only.
 KINDS: tuple[Kind, ...] = ("needle", "bind", "first", "last", "count", "exists")
 NOTHING = "nothing"
 P_NOTHING = 1 / 9
@@ -25,7 +26,11 @@ ASPECTS = ("colour", "shape", "both")
 @dataclass(frozen=True, kw_only=True)
 class Question:
     """One question; `moments` are the seconds that prove the answer, empty where nothing happened. Where a span is
-    asked about, [from_s, to_s) is it; None stands for the video's ends."""
+    asked about, [from_s, to_s) is it; None stands for the video's ends.
+
+    `about` names what a question with varied wording is about, `voice` whether the recordings that matter are of a
+    voice that training has heard ("trained", "unseen"), and an answer in seconds counts within `tolerance_s`.
+    """
 
     kind: Kind
     text: str
@@ -33,6 +38,22 @@ class Question:
     moments: tuple[tuple[float, float], ...]
     from_s: float | None = None
     to_s: float | None = None
+    about: str | None = None
+    voice: str | None = None
+    tolerance_s: float | None = None
+
+
+class Timeline(Protocol):
+    """What every script of a video has: its length."""
+
+    @property
+    def beats(self) -> int: ...
+
+    @property
+    def duration_s(self) -> float: ...
+
+    @property
+    def seed(self) -> int: ...
 
 
 def ask(rng: random.Random, script: Script, kind: Kind, span: tuple[float, float] | None = None) -> Question | None:
@@ -57,7 +78,7 @@ def ask(rng: random.Random, script: Script, kind: Kind, span: tuple[float, float
     return Question(kind=kind, text=text, answer=answer, moments=tuple(moments), from_s=start, to_s=stop)
 
 
-def random_span(rng: random.Random, script: Script) -> tuple[float, float]:
+def random_span(rng: random.Random, script: Timeline) -> tuple[float, float]:
     """A span of a fifth to two thirds of the video, on beats, in seconds."""
     beats = max(1, round(script.beats * rng.uniform(0.2, 0.67)))
     first = rng.randint(0, script.beats - beats)

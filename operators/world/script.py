@@ -103,7 +103,7 @@ def write_script(seed: int, beats: int) -> Script:
     if beats < 1:
         raise ValueError(f"a video needs at least 1 beat, not {beats}")
     rng = random.Random(f"longtake world {seed} {beats}")
-    scenes = _scenes(rng, beats)
+    scenes = draw_scenes(rng, beats)
     clutter = {b for s in scenes if s.kind == CLUTTER for b in range(int(s.start_s), int(s.stop_s))}
     free = [beat for beat in range(beats) if beat not in clutter]
     rng.shuffle(free)
@@ -163,7 +163,8 @@ def _soundings(rng: random.Random, most: int) -> list[str]:
     return names
 
 
-def _scenes(rng: random.Random, beats: int) -> list[Scene]:
+def draw_scenes(rng: random.Random, beats: int) -> list[Scene]:
+    """Random backgrounds of two to eight beats that tile a video; one in eight is a cluttered scene."""
     scenes = []
     start = 0
     while start < beats:

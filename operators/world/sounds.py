@@ -7,13 +7,13 @@ and gives float32 samples of about unit loudness.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from longtake.operators.world.script import Script
+from longtake.operators.world.script import Script, Sound
 
 SAMPLE_RATE_HZ = 16_000
 
@@ -26,15 +26,20 @@ def render_sound(script: Script) -> npt.NDArray[np.float32]:
     samples = round(script.duration_s * SAMPLE_RATE_HZ)
     rng = np.random.default_rng(script.seed)
     wave = rng.standard_normal(samples).astype(np.float32) * np.float32(script.ambience)
-    for number, sound in enumerate(script.sounds):
+    add_sounds(wave, script.sounds, script.seed)
+    return wave.clip(-1.0, 1.0)
+
+
+def add_sounds(wave: npt.NDArray[np.float32], sounds: Sequence[Sound], seed: int) -> None:
+    """Mix sounds into a float32 wave of 16 kHz, in place; their noise is fixed by the seed and by their number."""
+    for number, sound in enumerate(sounds):
         begin, end = round(sound.start_s * SAMPLE_RATE_HZ), round(sound.stop_s * SAMPLE_RATE_HZ)
         t = np.arange(end - begin) / SAMPLE_RATE_HZ
         length = len(t) / SAMPLE_RATE_HZ
-        voice = SYNTHS[sound.name](t, length, sound.pitch, np.random.default_rng((script.seed, number)))
+        voice = SYNTHS[sound.name](t, length, sound.pitch, np.random.default_rng((seed, number)))
         # Ten milliseconds of fade at both ends, against clicks.
         fade = np.minimum(1.0, np.minimum(t, length - t) / 0.01)
         wave[begin:end] += (voice * fade * sound.gain * 0.4).astype(np.float32)
-    return wave.clip(-1.0, 1.0)
 
 
 def _harmonics(t: Array, hz: float, weights: list[float]) -> Array:
