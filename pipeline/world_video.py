@@ -85,7 +85,11 @@ class WorldOptions:
         width, height, bitrate = WIDTH, HEIGHT, BITRATE
         if rng is not None:
             (width, height), bitrate = rng.choice(REAL_FRAMES), rng.choice(REAL_BITRATES)
-        return self.width or width, self.height or height, self.bitrate or bitrate
+        return (
+            width if self.width is None else self.width,
+            height if self.height is None else self.height,
+            bitrate if self.bitrate is None else self.bitrate,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

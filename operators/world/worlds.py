@@ -17,9 +17,10 @@ from longtake.operators.world.pictures import render_pictures
 from longtake.operators.world.questions import KINDS, P_NOTHING, Kind, Question, Timeline, ask, random_span, word_list
 from longtake.operators.world.real.material import Material
 from longtake.operators.world.real.pictures import PictureRenderer
-from longtake.operators.world.real.questions import OPEN_KINDS, REAL_KINDS, real_ask, real_span, real_word_list
+from longtake.operators.world.real.questions import OPEN_KINDS, REAL_KINDS, real_ask, real_span
 from longtake.operators.world.real.script import RealScript, write_real_script
 from longtake.operators.world.real.sounds import render_real_sound
+from longtake.operators.world.real.wording import real_word_list
 from longtake.operators.world.script import Script, write_script
 from longtake.operators.world.sounds import render_sound
 

@@ -1,6 +1,5 @@
 """Questions about a video of real material, in varied wording, with answers and evidence taken from its script.
 
-Wording is drawn from several templates a kind; text is lower case without punctuation, as the built-in world's.
 Answers are balanced: names are uniform by construction, yes and no are asked equally often, a count is first drawn
 and then a name that has it, and "nothing" is about one of nine draws of every open kind.
 """
@@ -8,12 +7,30 @@ and then a name that has it, and "nothing" is about one of nine draws of every o
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeAlias
 
 from longtake.operators.world.questions import NOTHING, P_NOTHING, Kind, Question, random_span
-from longtake.operators.world.real.material import Material
 from longtake.operators.world.real.script import RealScript, Saying, Showing
+from longtake.operators.world.real.wording import (
+    AFTER,
+    BIND,
+    CAPTION,
+    COUNT_NAME,
+    COUNT_WORD,
+    EXISTS_FLASH,
+    EXISTS_NAME,
+    EXISTS_WORD,
+    NEEDLE,
+    ORDINAL,
+    SAID,
+    SAID_ORDINAL,
+    WHEN_NAME,
+    WHEN_NAME_ORDINAL,
+    WHEN_ORDINAL,
+    WHEN_WORD,
+    worded,
+)
 from longtake.operators.world.script import BEAT_S, MAX_COUNT
 
 # The kinds that are evaluated.
@@ -25,62 +42,6 @@ WHEN_TOLERANCE_S = 2.0
 
 Drawn: TypeAlias = tuple[str, str, str, list[tuple[float, float]]]
 
-NEEDLE = (
-    "which object was shown when the border flashed",
-    "what was on screen when the border flashed",
-    "what could be seen during the flash of the border",
-    "when the border flashed which object was visible",
-)
-BIND = (
-    "which object was on screen when the voice said {word}",
-    "what was visible while the voice said {word}",
-    "what could be seen as {word} was said",
-    "which object was shown while {word} was spoken",
-)
-ORDINAL = (
-    "which object was on screen the {place} time the voice said {word}",
-    "what was visible when {word} was said for the {place} time",
-    "the {place} time {word} was spoken which object was shown",
-    "what could be seen the {place} time the voice said {word}",
-)
-SAID = (
-    "what did the voice say while the {name} was visible",
-    "which word was spoken while the {name} was on screen",
-    "what was said when the {name} was shown",
-    "what could be heard from the voice while the {name} was shown",
-)
-SAID_ORDINAL = (
-    "what did the voice say the {place} time the {name} was visible",
-    "which word was spoken when the {name} was shown for the {place} time",
-    "the {place} time the {name} was on screen what was said",
-)
-AFTER = (
-    "what came right after the {name}",
-    "which object followed the {name}",
-    "what was shown next after the {name}",
-    "which object was visible right after the {name}",
-)
-COUNT_WORD = (
-    "how many times did the voice say {word}",
-    "how often was {word} said",
-    "how many times was {word} spoken",
-)
-COUNT_NAME = (
-    "how many times was {an} {name} shown",
-    "how often did {an} {name} appear",
-    "how often was {an} {name} on screen",
-)
-EXISTS_WORD = ("did the voice say {word}", "was {word} said", "was {word} spoken at some time")
-EXISTS_NAME = ("was there {an} {name}", "was {an} {name} shown", "did {an} {name} appear")
-EXISTS_FLASH = ("did the border flash", "was there a flash of the border")
-WHEN_WORD = ("when did the voice say {word}", "at which second was {word} said", "when was {word} spoken")
-WHEN_ORDINAL = ("when did the voice say {word} for the {place} time", "when was {word} said the {place} time")
-WHEN_NAME = ("when was the {name} shown", "at which second did the {name} appear", "when did the {name} come on screen")
-TEMPLATES = (
-    *(NEEDLE + BIND + ORDINAL + SAID + SAID_ORDINAL + AFTER + COUNT_WORD + COUNT_NAME),
-    *(EXISTS_WORD + EXISTS_NAME + EXISTS_FLASH + WHEN_WORD + WHEN_ORDINAL + WHEN_NAME),
-)
-CAPTION = "what happens"
 # What a question is about, apart from its wording: "word seven", "object rocket", "flash".
 WORD, OBJECT, FLASH = "word ", "object ", "flash"
 
@@ -124,17 +85,6 @@ def real_span(rng: random.Random, script: RealScript) -> tuple[float, float]:
         start = first if first < start < last else start
         stop = last if first < stop < last else stop
     return start * BEAT_S, stop * BEAT_S
-
-
-def real_word_list(material: Material, seconds: int) -> tuple[str, ...]:
-    """Every word that questions and answers about videos of up to `seconds` may hold, in a fixed order."""
-    text = " ".join((*TEMPLATES, CAPTION))
-    for blank in ("{word}", "{name}", "{place}", "{an}"):
-        text = text.replace(blank, " ")
-    names = " ".join((*material.objects, *material.words))
-    numbers = [str(n) for n in range(max(MAX_COUNT + 1, seconds))]
-    glue = ["first", "last", "a", "an", NOTHING, "yes", "no", "then", "with", "and", "flash"]
-    return tuple(dict.fromkeys([*text.split(), *glue, *names.split(), *numbers]))
 
 
 class _View:
@@ -182,21 +132,16 @@ class _View:
         return max(showing.start_s, self.start), min(showing.stop_s, self.stop)
 
 
-def _worded(rng: random.Random, templates: Sequence[str], name: str = "", place: str = "") -> str:
-    article = "an" if name[:1] in "aeiou" else "a"
-    return rng.choice(templates).format(word=name, name=name, an=article, place=place)
-
-
 def _needle(rng: random.Random, view: _View) -> Drawn | None:
     if not view.flashes:
         # Most spans miss the flash: few of those are asked about, so that "nothing" keeps its share.
         if not view.whole and rng.random() < 0.92:
             return None
-        return _worded(rng, NEEDLE), FLASH, NOTHING, []
+        return worded(rng, NEEDLE), FLASH, NOTHING, []
     flash = view.flashes[0]
     showing = view.script.showing_at(flash.start_s)
     answer = showing.name if showing else NOTHING
-    return _worded(rng, NEEDLE), FLASH, answer, [(flash.start_s, flash.stop_s)]
+    return worded(rng, NEEDLE), FLASH, answer, [(flash.start_s, flash.stop_s)]
 
 
 def _bind(rng: random.Random, view: _View) -> Drawn | None:
@@ -209,7 +154,7 @@ def _bind(rng: random.Random, view: _View) -> Drawn | None:
     word = rng.choice(words)
     sayings = view.sayings[word]
     answer = view.name_during(sayings[0]) if sayings else NOTHING
-    return _worded(rng, BIND, word), WORD + word, answer, [view.moment(saying) for saying in sayings]
+    return worded(rng, BIND, word), WORD + word, answer, [view.moment(saying) for saying in sayings]
 
 
 def _ordinal(rng: random.Random, view: _View, index: int, place: str) -> Drawn | None:
@@ -221,7 +166,7 @@ def _ordinal(rng: random.Random, view: _View, index: int, place: str) -> Drawn |
     word = rng.choice(words)
     sayings = view.sayings[word][index:][:1]
     answer = view.name_during(sayings[0]) if sayings else NOTHING
-    return _worded(rng, ORDINAL, word, place), WORD + word, answer, [view.moment(saying) for saying in sayings]
+    return worded(rng, ORDINAL, word, place), WORD + word, answer, [view.moment(saying) for saying in sayings]
 
 
 def _first(rng: random.Random, view: _View) -> Drawn | None:
@@ -250,7 +195,7 @@ def _said(rng: random.Random, view: _View) -> Drawn | None:
         return None
     name = rng.choice(names)
     showing = view.by_name[name][index]
-    text = _worded(rng, SAID_ORDINAL if place else SAID, name, place)
+    text = worded(rng, SAID_ORDINAL if place else SAID, name, place)
     return text, OBJECT + name, heard.get(showing.start_s, NOTHING), [view.inside(showing)]
 
 
@@ -267,10 +212,10 @@ def _after(rng: random.Random, view: _View) -> Drawn | None:
         return None
     name = rng.choice(names)
     if not wanted:
-        return _worded(rng, AFTER, name), OBJECT + name, NOTHING, [view.inside(s) for s in view.by_name[name]]
+        return worded(rng, AFTER, name), OBJECT + name, NOTHING, [view.inside(s) for s in view.by_name[name]]
     place = next(n for n, showing in enumerate(view.showings) if showing.name == name)
     pair = view.showings[place : place + 2]
-    return _worded(rng, AFTER, name), OBJECT + name, pair[1].name, [view.inside(showing) for showing in pair]
+    return worded(rng, AFTER, name), OBJECT + name, pair[1].name, [view.inside(showing) for showing in pair]
 
 
 def _count(rng: random.Random, view: _View) -> Drawn | None:
@@ -281,12 +226,12 @@ def _count(rng: random.Random, view: _View) -> Drawn | None:
             return None
         word = rng.choice(words)
         moments = [view.moment(saying) for saying in view.sayings[word]]
-        return _worded(rng, COUNT_WORD, word), WORD + word, str(times), moments
+        return worded(rng, COUNT_WORD, word), WORD + word, str(times), moments
     names = view.shown(times, times)
     if not names:
         return None
     name = rng.choice(names)
-    return _worded(rng, COUNT_NAME, name), OBJECT + name, str(times), [view.inside(s) for s in view.by_name[name]]
+    return worded(rng, COUNT_NAME, name), OBJECT + name, str(times), [view.inside(s) for s in view.by_name[name]]
 
 
 def _exists(rng: random.Random, view: _View) -> Drawn | None:
@@ -298,38 +243,39 @@ def _exists(rng: random.Random, view: _View) -> Drawn | None:
         if not words:
             return None
         word = rng.choice(words)
-        return _worded(rng, EXISTS_WORD, word), WORD + word, answer, [view.moment(s) for s in view.sayings[word]]
+        return worded(rng, EXISTS_WORD, word), WORD + word, answer, [view.moment(s) for s in view.sayings[word]]
     if about == "flash":
         # A video without a flash is rare: ask about as many with one as without.
         if bool(view.flashes) != yes or (yes and view.whole and rng.random() < 7 / 8):
             return None
-        return _worded(rng, EXISTS_FLASH), FLASH, answer, [(f.start_s, f.stop_s) for f in view.flashes]
+        return worded(rng, EXISTS_FLASH), FLASH, answer, [(f.start_s, f.stop_s) for f in view.flashes]
     names = view.shown(1, view.script.beats * 2) if yes else view.shown(0, 0)
     if not names:
         return None
     name = rng.choice(names)
-    return _worded(rng, EXISTS_NAME, name), OBJECT + name, answer, [view.inside(s) for s in view.by_name[name]]
+    return worded(rng, EXISTS_NAME, name), OBJECT + name, answer, [view.inside(s) for s in view.by_name[name]]
 
 
 def _when(rng: random.Random, view: _View) -> Drawn | None:
-    """The whole second of the video in which a word, or the one showing of a picture, begins."""
+    """The whole second of the video in which a word, or a showing of a picture, begins: its only, first or last one."""
     if not view.whole:
         return None
-    sort = rng.choice(("word", "ordinal", "name"))
-    if sort == "name":
-        names = view.shown(1, 1)
+    place = rng.choice(("", "first", "last"))
+    index, low, high = (-1 if place == "last" else 0), (2 if place else 1), (len(view.showings) if place else 1)
+    if rng.random() < 0.5:
+        names = view.shown(low, high)
         if not names:
             return None
         name = rng.choice(names)
-        showing = view.by_name[name][0]
-        return _worded(rng, WHEN_NAME, name), OBJECT + name, str(int(showing.start_s)), [view.inside(showing)]
-    words = view.said(1, 1) if sort == "word" else view.said(2, MAX_COUNT)
+        showing = view.by_name[name][index]
+        text = worded(rng, WHEN_NAME_ORDINAL if place else WHEN_NAME, name, place)
+        return text, OBJECT + name, str(int(showing.start_s)), [view.inside(showing)]
+    words = view.said(low, MAX_COUNT if place else 1)
     if not words:
         return None
     word = rng.choice(words)
-    place = rng.choice(("first", "last"))
-    saying = view.sayings[word][0 if place == "first" else -1]
-    text = _worded(rng, WHEN_WORD if sort == "word" else WHEN_ORDINAL, word, place)
+    saying = view.sayings[word][index]
+    text = worded(rng, WHEN_ORDINAL if place else WHEN_WORD, word, place)
     return text, WORD + word, str(int(saying.start_s)), [view.moment(saying)]
 
 

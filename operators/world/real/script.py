@@ -123,9 +123,10 @@ def write_real_script(material: Material, seed: int, beats: int) -> RealScript:
     for number, recording in enumerate(material.recordings):
         if recording.voice == voice:
             spoken.setdefault(recording.label, []).append(number)
-    # Some names are missing from every video, so that what was not there can be asked.
+    # A name or more is missing from every video (but of two), so that what was not there can be asked.
     objects = material.objects
-    cast = rng.sample(objects, max(2, round(len(objects) * rng.uniform(0.6, 0.95))))
+    most = max(2, len(objects) - 1)
+    cast = rng.sample(objects, min(most, max(2, round(len(objects) * rng.uniform(0.6, 0.95)))))
     pictures = {name: [n for n, other in enumerate(material.names) if other == name] for name in cast}
     scenes = draw_scenes(rng, beats)
     clutter = {b for s in scenes if s.kind == CLUTTER for b in range(int(s.start_s), int(s.stop_s))}
