@@ -35,6 +35,8 @@ WIDTH, HEIGHT, BITRATE = 192, 144, 300_000
 # Frames and bitrates of a world of real material, where the options leave them open; square or wider.
 REAL_FRAMES = ((96, 96), (128, 96), (128, 128), (160, 96), (160, 120), (176, 144), (192, 108), (224, 128), (224, 224))
 REAL_BITRATES = (100_000, 200_000, 400_000, 800_000)
+# With its macroblock tree, x264's AVX-512 code gives other files from run to run at some widths (224 is one).
+REAL_ENCODER = {"x264-params": "mbtree=0"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +160,7 @@ def write_video(script: Timeline, path: Path, options: WorldOptions, world: Worl
     with av.open(str(path), "w", format="mp4") as container:
         video = container.add_stream("libx264", rate=Fraction(PICTURES_PER_S))
         video.width, video.height, video.pix_fmt, video.bit_rate = width, height, "yuv420p", bitrate
-        video.options = {"preset": "veryfast", "threads": "1"}
+        video.options = {"preset": "veryfast", "threads": "1", **({} if world is BUILT_IN else REAL_ENCODER)}
         audio = container.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono")
         audio.bit_rate = 64_000
         wave = world.sound(script)

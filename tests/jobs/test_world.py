@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import wave
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from longtake.jobs.main import main
@@ -57,3 +59,38 @@ def test_wrong_options_are_one_line_and_exit_2(
     shown = capsys.readouterr()
     assert shown.err.startswith(f"longtake: error: {message}") and shown.err.count("\n") == 1
     assert not (tmp_path / "w").exists()
+
+
+def test_a_world_of_real_material_names_what_it_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from PIL import Image
+
+    for number, label in enumerate(("cat", "dog", "hat")):
+        (tmp_path / "pictures" / label).mkdir(parents=True)
+        Image.new("RGBA", (32, 32), (80 * number, 200, 40, 255)).save(tmp_path / "pictures" / label / "a.png")
+    (tmp_path / "pictures" / "hat" / "broken.png").write_text("no picture")
+    t = np.arange(3_200) / 8_000
+    for number, label in enumerate(("one", "two", "three")):
+        (tmp_path / "sounds" / label).mkdir(parents=True)
+        for speaker in ("anna", "ben"):
+            for take in range(3):
+                with wave.open(str(tmp_path / "sounds" / label / f"{speaker}_{take}.wav"), "wb") as file:
+                    file.setnchannels(1)
+                    file.setsampwidth(2)
+                    file.setframerate(8_000)
+                    tone = 9_000 * np.sin(2 * np.pi * 300 * (number + 1) * t)
+                    file.writeframes(tone.astype("<i2").tobytes())
+    folders = ("--pictures", str(tmp_path / "pictures"), "--sounds", str(tmp_path / "sounds"))
+    words = ["world", *folders, "--videos", "2", *SMALL, "--split", "train", "--hold-out-voice"]
+    assert main([*words, "ben", "--out", str(tmp_path / "w"), "--json"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"longtake: warning: {tmp_path}/pictures/hat/broken.png: left out: cannot be decoded")
+    assert shown.err.count("\n") == 1
+    rows = [json.loads(line) for line in (tmp_path / "w" / "questions.jsonl").read_text().splitlines()]
+    assert json.loads(shown.out)["questions"] == len(rows) > 20
+    assert {row["voice"] for row in rows if "voice" in row} == {"trained"}
+    # Wrong names and half a material are one line each.
+    assert main([*words, "carl", "--out", str(tmp_path / "x")]) == 2
+    assert "error: no voice is named 'carl'; there are anna, ben\n" in capsys.readouterr().err
+    assert main(["world", *folders[:2], "--out", str(tmp_path / "x")]) == 2
+    assert "needs both a folder of pictures and one of sounds" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()

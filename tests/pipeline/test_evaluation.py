@@ -201,3 +201,58 @@ def test_a_file_that_is_missing_or_empty_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(InputError, match="holds no question"):
         read_questions(tmp_path / "empty.jsonl")
+
+
+def test_an_answer_in_seconds_is_right_within_its_tolerance_and_so_is_a_guess() -> None:
+    question = asked("a", "when?", "12", "when", tolerance_s=2)
+    for answer, right in (("12", 1), ("10", 1), ("14.", 1), ("13.5 seconds", 1), ("14 s", 1), ("9", 0), ("15", 0)):
+        assert question.is_right(answer) == bool(right), answer
+    for answer in ("nothing", "twelve", "", "-12", "12 and 13"):
+        assert not question.is_right(answer), answer
+    # Without a tolerance numbers are words like others.
+    assert not asked("a", "how many?", "2", "count").is_right("3")
+    # "20" is the majority; within two seconds it is right three times of four.
+    questions = [
+        asked(video, "when?", answer, "when", tolerance_s=2)
+        for video, answer in zip("abcd", ("20", "20", "22", "30"), strict=True)
+    ]
+    (score,) = summarise(judge(questions, [answered("21"), answered("17"), answered("24"), answered("nothing")])).kinds
+    assert (score.correct, score.count, score.majority) == (2, 4, 0.75)
+    for answer, tolerance_s in (("soon", 2), ("12", -1)):
+        with pytest.raises(ValueError, match="a tolerance of"):
+            asked("a", "when?", answer, "when", tolerance_s=tolerance_s)
+
+
+def test_questions_in_other_words_are_one_for_the_question_only_guess() -> None:
+    def about(video: str, text: str, answer: str) -> Question:
+        return Question(video=video, question=text, answer=answer, kind="bind", about="word seven")
+
+    questions = [
+        about("a", "what was on screen while seven was said?", "cat"),
+        about("b", "which object was shown while seven was spoken?", "cat"),
+        about("c", "what was visible while the voice said seven?", "dog"),
+        asked("d", "while nine?", "hat", "bind"),
+        asked("e", "while nine?", "hat", "bind"),
+        asked("f", "while nine?", "hat", "bind"),
+    ]
+    # The others' answers to the same question decide; by their words alone it would be the kind's commonest, "hat".
+    assert question_only_guesses(questions)[:3] == ["cat", "cat", "cat"]
+
+
+def test_trained_and_unseen_voices_are_scored_apart() -> None:
+    questions = [
+        Question(video="a", question="x?", answer="cat", kind="bind", voice="trained"),
+        Question(video="a", question="y?", answer="cat", kind="said", voice="trained"),
+        Question(video="b", question="x?", answer="cat", kind="bind", voice="unseen"),
+        Question(video="b", question="z?", answer="cat", kind="needle"),
+    ]
+    result = summarise(judge(questions, [answered("cat"), answered("dog"), answered("dog"), answered("cat")]))
+    assert [(s.name, s.correct, s.count) for s in result.groups if "voice" in s.name] == [
+        ("trained voice", 1, 2),
+        ("trained voice: bind", 1, 1),
+        ("trained voice: said", 0, 1),
+        ("unseen voice", 0, 1),
+        ("unseen voice: bind", 0, 1),
+    ]
+    with pytest.raises(ValueError, match="voice must be a text or null, not 3"):
+        Question(video="a", question="x?", answer="cat", kind="bind", voice=3)  # type: ignore[arg-type]

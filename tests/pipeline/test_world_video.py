@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from collections import Counter
@@ -266,6 +267,15 @@ def test_questions_of_a_set_are_balanced_and_never_asked_twice() -> None:
             ("exists", 0.7),
         ):
             assert right[kind] / sum(q.kind == kind for q in asked) < limit, kind
+
+
+def test_the_questions_of_a_set_are_what_they_were() -> None:
+    # The digest is of the code that the shipped weights were scored with.
+    rng, balance = random.Random(5), Balance()
+    drawn = [draw_balanced(rng, write_script(seed, 24), 2, balance) for seed in range(8)]
+    rows = [question_row("v.mp4", question) for questions in drawn for question in questions]
+    found = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    assert (len(rows), found) == (144, "8d7d5f6aedf5103abf41c2330a2e74885978c122ec5af5f69c877b8205816691")
 
 
 def test_a_row_says_when_the_evidence_is_and_is_written_as_people_write() -> None:
