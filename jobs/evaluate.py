@@ -17,7 +17,9 @@ examples:
   longtake evaluate world.lt world/questions.jsonl
   longtake evaluate world.lt world/questions.jsonl --json --answers answers.jsonl
 
-Rows of the question file: video, question, answer, kind, start_s, stop_s (the evidence), from_s, to_s (the span).
+Rows of the question file: video, question, answer, kind, start_s, stop_s (the evidence), from_s, to_s (the span); where
+it matters also about (what questions in other words share), voice (trained or unseen; scored apart) and tolerance_s (an
+answer in seconds is right within it).
 Intervals are 95 % Wilson intervals. "majority" is the commonest answer of each kind; "question only" is the best
 guess of someone who reads the other videos' questions and answers but sees nothing. "top moment" counts how often the
 strongest moment overlaps the true one; "chance" is how often a moment as long would, put anywhere.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -51,13 +52,14 @@ def read_material(pictures: Path, sounds: Path, on_warning: Warn | None = None) 
             sprites.append(sprite)
     _enough(pictures, set(names), "pictures", PICTURE_ENDINGS)
     recordings = []
-    for label, path in _labelled(sounds, SOUND_ENDINGS):
-        wave = _usable(path, read_recording, warn)
-        if wave is not None:
-            speaker, underscore, take = path.stem.rpartition("_")
-            recordings.append(
-                Recording(label=label, speaker=speaker if underscore else NAMELESS, take=take, samples=wave)
-            )
+    with _one_thread():
+        for label, path in _labelled(sounds, SOUND_ENDINGS):
+            wave = _usable(path, read_recording, warn)
+            if wave is not None:
+                speaker, underscore, take = path.stem.rpartition("_")
+                recordings.append(
+                    Recording(label=label, speaker=speaker if underscore else NAMELESS, take=take, samples=wave)
+                )
     _enough(sounds, {recording.label for recording in recordings}, "recordings", SOUND_ENDINGS)
     return Material(names=tuple(names), sprites_PSS4=np.stack(sprites), recordings=tuple(recordings))
 
@@ -126,6 +128,17 @@ def read_recording(path: Path) -> Wave:
 def _resampler(rate_hz: int) -> Resample:
     # A longer and steeper filter than the default: speech at 8 kHz keeps its band and gets no mirror image above it.
     return Resample(rate_hz, SAMPLE_RATE_HZ, lowpass_filter_width=64, rolloff=0.95)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Thousands of short recordings: handing each of them to threads takes longer than resampling it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _labelled(folder: Path, endings: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
