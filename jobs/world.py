@@ -29,8 +29,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "world",
         help="write made videos whose truth is known, and questions about them",
-        description="Write MP4 files of a made world (coloured shapes, sounds, flashes; or your own pictures and "
-        "recorded words) and questions with answers.",
+        description="Write MP4 files of a made world (shapes and sounds, or your pictures and words) and questions.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -134,8 +134,8 @@ class _View:
 
 def _needle(rng: random.Random, view: _View) -> Drawn | None:
     if not view.flashes:
-        # Most spans miss the flash: few of those are asked about, so that "nothing" keeps its share.
-        if not view.whole and rng.random() < 0.92:
+        # Many spans miss the flash: few of those are asked about, so that "nothing" keeps its share.
+        if not view.whole and rng.random() < 0.98:
             return None
         return worded(rng, NEEDLE), FLASH, NOTHING, []
     flash = view.flashes[0]
