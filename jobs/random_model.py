@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\
 examples:
   longtake random-model qwen3_5 tiny-qwen
+  longtake random-model llava_onevision tiny-llava --side 216 --width 896    196 wide tokens a picture
   longtake index film.mp4 --into film.lt --model vlm:tiny-qwen
   longtake ask film.lt "what is shown?"                            the answer is nonsense, the way to it is real
 
@@ -31,6 +32,10 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("family", metavar="FAMILY", help="which class of models")
     parser.add_argument("directory", metavar="DIR", help="where to write; must not hold anything yet")
     parser.add_argument("--seed", metavar="S", type=int, default=0, help="another seed gives other weights (0)")
+    parser.add_argument(
+        "--side", metavar="P", type=int, default=40, help="of llava_onevision's pictures, in pixels (40)"
+    )
+    parser.add_argument("--width", metavar="D", type=int, default=32, help="of llava_onevision's tokens (32)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,6 +43,6 @@ def run(args: argparse.Namespace) -> int:
     from longtake.jobs.console import output
     from longtake.operators.vlm.random_model import write_random_vlm
 
-    folder = write_random_vlm(args.directory, args.family, seed=args.seed)
+    folder = write_random_vlm(args.directory, args.family, seed=args.seed, side=args.side, width=args.width)
     output().print(f"{args.family} with random weights in {folder}; use it with --model vlm:{folder}")
     return 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,14 @@ _MEAN, _STD = [0.48, 0.46, 0.41], [0.27, 0.26, 0.28]
 _MROPE = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 3, 3]}
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Sizes:
+    """What of LLaVA-OneVision can be chosen."""
+
+    side: int
+    width: int
+
+
 def _tokenizer(transformers: Any, family: str) -> Any:
     """A byte-level BPE tokenizer with the family's special tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -92,7 +101,7 @@ def _text_config(**changes: Any) -> dict[str, Any]:
     } | changes  # fmt: skip
 
 
-def _qwen3_5(transformers: Any, tokenizer: Any, side: int, *, experts: bool = False) -> Any:
+def _qwen3_5(transformers: Any, tokenizer: Any, sizes: _Sizes, *, experts: bool = False) -> Any:
     ids = tokenizer.convert_tokens_to_ids
     text = _text_config(
         vocab_size=len(tokenizer), num_hidden_layers=4, full_attention_interval=2, head_dim=32,
@@ -120,7 +129,7 @@ def _qwen3_5(transformers: Any, tokenizer: Any, side: int, *, experts: bool = Fa
     return transformers.Qwen3_5MoeForConditionalGeneration(config)
 
 
-def _qwen2_5_vl(transformers: Any, tokenizer: Any, side: int) -> Any:
+def _qwen2_5_vl(transformers: Any, tokenizer: Any, sizes: _Sizes) -> Any:
     ids = tokenizer.convert_tokens_to_ids
     vision = {
         "depth": 2, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "patch_size": 8, "out_hidden_size": 32,
@@ -135,20 +144,21 @@ def _qwen2_5_vl(transformers: Any, tokenizer: Any, side: int) -> Any:
     return transformers.Qwen2_5_VLForConditionalGeneration(config)
 
 
-def _llava_onevision(transformers: Any, tokenizer: Any, side: int) -> Any:
+def _llava_onevision(transformers: Any, tokenizer: Any, sizes: _Sizes) -> Any:
     vision = {
         "model_type": "siglip_vision_model", "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "patch_size": 8, "image_size": side, "vision_use_head": False,
+        "num_attention_heads": 2, "patch_size": 8, "image_size": sizes.side, "vision_use_head": False,
     }  # fmt: skip
     config = transformers.LlavaOnevisionConfig(
-        text_config=_text_config(model_type="qwen2", vocab_size=len(tokenizer)), vision_config=vision,
+        text_config=_text_config(model_type="qwen2", vocab_size=len(tokenizer), hidden_size=sizes.width),
+        vision_config=vision,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        video_token_index=tokenizer.convert_tokens_to_ids("<video>"), image_grid_pinpoints=[[side, side]],
+        video_token_index=tokenizer.convert_tokens_to_ids("<video>"), image_grid_pinpoints=[[sizes.side, sizes.side]],
     )  # fmt: skip
     return transformers.LlavaOnevisionForConditionalGeneration(config)
 
 
-def _qwen2_5_omni(transformers: Any, tokenizer: Any, side: int) -> Any:
+def _qwen2_5_omni(transformers: Any, tokenizer: Any, sizes: _Sizes) -> Any:
     ids = tokenizer.convert_tokens_to_ids
     vision = {
         "depth": 2, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "patch_size": 8, "out_hidden_size": 64,
@@ -201,7 +211,7 @@ def _preprocessor(family: str, side: int) -> dict[str, dict[str, Any]]:
     return {"preprocessor_config.json": patches | pixels | sound | omni}
 
 
-_MAKERS: dict[str, Callable[[Any, Any, int], Any]] = {
+_MAKERS: dict[str, Callable[[Any, Any, _Sizes], Any]] = {
     "qwen3_5": _qwen3_5,
     "qwen3_5_moe": partial(_qwen3_5, experts=True),
     "llava_onevision": _llava_onevision,
@@ -211,7 +221,7 @@ _MAKERS: dict[str, Callable[[Any, Any, int], Any]] = {
 FAMILIES = tuple(_MAKERS)
 
 
-def write_random_vlm(directory: str | Path, family: str, *, seed: int = 0, side: int = 40) -> Path:
+def write_random_vlm(directory: str | Path, family: str, *, seed: int = 0, side: int = 40, width: int = 32) -> Path:
     """Write one tiny model: a complete directory that `load_vlm` and transformers' own `from_pretrained` read.
 
     The same seed gives the same weights. torch's global random state is left as it was.
@@ -219,35 +229,36 @@ def write_random_vlm(directory: str | Path, family: str, *, seed: int = 0, side:
     Args:
         directory: made where it is not there; must be empty.
         family: one of `FAMILIES`.
-        side: of LLaVA-OneVision's pictures, in pixels, a multiple of 8; the other families take any size.
+        side: of LLaVA-OneVision's pictures, in pixels; the other families take pictures of any size.
+        width: of LLaVA-OneVision's tokens. Both are multiples of 8; a picture of 216 pixels has 196 tokens.
     Returns:
         The directory.
     Raises:
         CheckpointError: transformers is missing or too old.
-        InputError: an unknown family, a side that is none, or a directory that is not empty or cannot be written.
+        InputError: an unknown family, sizes that cannot be, or a directory that is not empty or cannot be written.
     """
     folder = Path(directory)
     if family not in _MAKERS:
         raise InputError(f"{family}: no class of models that can be made; there are {', '.join(FAMILIES)}")
-    if side < 8 or side % 8:
-        raise InputError(f"pictures of {side} pixels a side: a multiple of 8 is wanted")
+    if min(side, width) < 8 or side % 8 or width % 8:
+        raise InputError(f"pictures of {side} pixels a side and tokens of {width} numbers: multiples of 8 are wanted")
     transformers = require_transformers()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise InputError(f"{folder}: is not empty; a model is written into a directory of its own")
-        _write(transformers, folder, family, seed, side)
+        _write(transformers, folder, family, seed, _Sizes(side=side, width=width))
     except OSError as error:
         raise InputError(f"{folder}: cannot write a model there: {error.strerror or error}") from error
     return folder
 
 
-def _write(transformers: Any, folder: Path, family: str, seed: int, side: int) -> None:
+def _write(transformers: Any, folder: Path, family: str, seed: int, sizes: _Sizes) -> None:
     kind = family.removesuffix("_moe")
     tokenizer = _tokenizer(transformers, kind)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = _MAKERS[family](transformers, tokenizer, side).eval()
+        model = _MAKERS[family](transformers, tokenizer, sizes).eval()
         with torch.no_grad():
             for parameter in model.parameters():
                 # Random everywhere: what is initialised to zeros or ones would hide mistakes.
@@ -264,5 +275,5 @@ def _write(transformers: Any, folder: Path, family: str, seed: int, side: int) -
             logging.enable_progress_bar()
     tokenizer.save_pretrained(folder)
     (folder / "chat_template.jinja").write_text(_TEMPLATES[kind])
-    for name, content in _preprocessor(kind, side).items():
+    for name, content in _preprocessor(kind, sizes.side).items():
         (folder / name).write_text(json.dumps(content))

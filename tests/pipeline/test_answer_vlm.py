@@ -260,3 +260,13 @@ def test_the_command_line_asks_it(path: str) -> None:
         assert main(words) == 0
     (answer,) = json.loads(shown.getvalue())["answers"]
     assert answer["video"] == "/films/long.mp4" and answer["answer"]
+
+
+def test_the_command_line_writes_a_model_to_try(tmp_path: Path) -> None:
+    shown, errors = io.StringIO(), io.StringIO()
+    with redirect_stdout(shown), redirect_stderr(errors):
+        assert main(["random-model", "qwen3_5", str(tmp_path / "tiny"), "--seed", "3"]) == 0
+        assert main(["random-model", "qwen9", str(tmp_path / "other")]) == 2
+    assert f"--model vlm:{tmp_path / 'tiny'}" in shown.getvalue()
+    assert errors.getvalue().startswith("longtake: error: qwen9: no class of models that can be made")
+    assert load_vlm(tmp_path / "tiny").width == 32

@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("transformers")
 
 from longtake.operators.errors import InputError
-from longtake.operators.vlm import load_vlm
+from longtake.operators.vlm import Clip, load_vlm
 from longtake.operators.vlm.random_model import FAMILIES, write_random_vlm
 
 
@@ -23,16 +23,18 @@ def test_a_written_model_loads_and_its_seed_decides_it(tmp_path: Path, family: s
     assert one.fingerprint == same.fingerprint != other.fingerprint
 
 
-def test_the_side_of_llava_onevisions_pictures_is_chosen(tmp_path: Path) -> None:
-    vlm = load_vlm(write_random_vlm(tmp_path / "llava", "llava_onevision", side=216))
+def test_llava_onevisions_pictures_and_width_are_chosen(tmp_path: Path) -> None:
+    vlm = load_vlm(write_random_vlm(tmp_path / "llava", "llava_onevision", side=216, width=64))
     assert vlm.frame_size(720, 1280) == (216, 216)
+    clip = Clip(frames_FHWC=torch.randint(0, 256, (1, 216, 216, 3), dtype=torch.uint8), times_s=(0.0,))
+    assert vlm.encode_snippet(clip).tokens_ND.shape == (196, 64)
 
 
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="llama: no class of models that can be made; there are qwen3_5, "):
         write_random_vlm(tmp_path / "x", "llama")
     assert not (tmp_path / "x").exists()
-    with pytest.raises(InputError, match="41 pixels a side: a multiple of 8"):
+    with pytest.raises(InputError, match="41 pixels a side and tokens of 32 numbers: multiples of 8"):
         write_random_vlm(tmp_path / "x", "llava_onevision", side=41)
     (tmp_path / "note.txt").write_text("mine")
     with pytest.raises(InputError, match="is not empty"):
