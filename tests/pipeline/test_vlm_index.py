@@ -219,6 +219,7 @@ def test_a_killed_job_goes_on_to_the_same_tokens(
     job = subprocess.Popen([sys.executable, "-c", DRIVER, str(clip), into, model], start_new_session=True)
     stop, kept = time.monotonic() + 300, 0
     while not kept and time.monotonic() < stop and job.poll() is None:
+        time.sleep(0.02)
         with contextlib.suppress(LongTakeError, ValueError, OSError):
             kept = sum(row.snippets for row in IndexReader.open(into).videos())
     os.kill(job.pid, signal.SIGKILL)
