@@ -129,3 +129,19 @@ sys.exit(f"loaded: {sorted(heavy & set(sys.modules))}" if heavy & set(sys.module
     done = run_python(program)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usage: longtake")
+
+
+@pytest.mark.parametrize("stage", ["demux_stage", "decode_stage"])
+def test_demuxers_and_decoders_do_without_torch(stage: str) -> None:
+    # It would cost each of their processes a second and 200 MB.
+    program = f"""
+import sys
+import longtake.pipeline.{stage}
+from longtake.operators.presets import tiny
+from longtake.pipeline.media.intake import ConfigIntake
+ConfigIntake(config=tiny())
+heavy = {{"torch", "torchaudio", "ray", "lance", "transformers"}} & set(sys.modules)
+sys.exit(f"loaded: {{sorted(heavy)}}" if heavy else 0)
+"""
+    done = run_python(program)
+    assert done.returncode == 0, done.stderr

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from longtake.operators.config import ModelConfig
 from longtake.pipeline.media.geometry import PictureFormat
-from longtake.pipeline.media.mel_stream import MelStream
 from longtake.pipeline.media.plan import Sampling
 from longtake.pipeline.media.probe import MediaInfo
 from longtake.pipeline.media.segment import SoundChunk
@@ -117,6 +116,9 @@ class ConfigIntake:
         """Log-mel frames, or the wave itself where the config names a public encoder."""
         if self.config.audio.pretrained is not None:
             return WaveStream(self.config.audio)
+        # Here, where it is needed: demuxers hold an intake and do without torch.
+        from longtake.pipeline.media.mel_stream import MelStream
+
         return MelStream(self.config.audio, first_ns=first_ns)
 
     def snippet_bytes(self, form: PictureFormat) -> int:
