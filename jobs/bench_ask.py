@@ -38,6 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--frames", default="64,256,1024", metavar="N,N", help="public models: how many frames (64,256,1024)"
     )
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="public models: threads of each way (1)")
 
 
 def run(args: argparse.Namespace) -> int:

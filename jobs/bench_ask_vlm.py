@@ -39,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
     from longtake.pipeline.index_metadata import vlm_path
     from longtake.pipeline.loop_clip import loop_clip
 
+    if args.threads < 1:
+        raise InputError(f"--threads must be at least 1, not {args.threads}")
     model, counts, say = absolute_model(args.model), read_frames(args.frames), messages()
     with tempfile.TemporaryDirectory(prefix="longtake-bench-") as name:
         folder = Path(name)
@@ -60,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         for count, video in zip(counts, videos, strict=True):
             frames = _write_frames(video, indexes["all"], model)
             picture = frames.pop("picture")
-            work = {"model": vlm_path(model), "video": str(video), **frames}
+            work = {"model": vlm_path(model), "video": str(video), "threads": args.threads, **frames}
             say.print(f"{count} frames: checking that both ways give the same logits")
             checked = _process(folder, {**work, "way": "check", "index": str(indexes["all"])})
             require_close(checked, count)
@@ -72,7 +74,13 @@ def run(args: argparse.Namespace) -> int:
         say.print("measuring what is stored")
         stored = _stored_bytes(folder, Path(args.video) if args.video else None, model)
     figures = {
-        "input": {"video": clip.name, "frames_a_second": RATE_HZ, "model": args.model, **picture},
+        "input": {
+            "video": clip.name,
+            "frames_a_second": RATE_HZ,
+            "model": args.model,
+            "threads": args.threads,
+            **picture,
+        },
         "rows": rows,
         "stored": stored,
         "ratio": tenth_ratio(rows, TARGET_FRAMES),

@@ -59,7 +59,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     np.save(folder / "frames.npy", frames.numpy())
     return {
         "model": str(directory), "index": str(folder / "all.lt"), "video": "/v.mp4",
-        "frames": str(folder / "frames.npy"), "times_s": times_s,
+        "frames": str(folder / "frames.npy"), "times_s": times_s, "threads": 1,
     }  # fmt: skip
 
 
