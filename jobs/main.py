@@ -35,6 +35,7 @@ COMMANDS = (
     "evaluate",
     "world",
     "train",
+    "ablate",
     "models",
     "random_model",
     "demo",

@@ -1,0 +1,145 @@
+"""What is asked in an ablation: batches to train on, and fixed sets of questions to score.
+
+Every variant of a track sees the same batches in the same order, and is scored on the same questions.
+
+Shapes: V videos, T snippets, G questions a video, Q = V * G.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from longtake.operators.chat import ChatTokenizer
+from longtake.operators.training.batches import Questions, tensorize
+from longtake.operators.training.pool import BeatPool
+from longtake.operators.world.questions import KINDS, Kind, Question, ask, random_span
+from longtake.operators.world.script import BEAT_S, Script
+
+# How often each kind is asked in training; "heard" is there because it teaches what sounded when.
+SHARES: dict[Kind, int] = {"needle": 2, "bind": 5, "first": 4, "last": 4, "count": 5, "exists": 5, "heard": 3}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """How training batches are made: lengths grow from the first of `beats` to the second over half of `steps`.
+
+    Of each video's questions, `captions` describe one beat; `spans` is the share of the others that ask about a part.
+    """
+
+    steps: int
+    videos: int
+    beats: tuple[int, int]
+    questions: int
+    captions: int = 1
+    spans: float = 0.3
+
+    def draw(self, pool: BeatPool, tokenizer: ChatTokenizer, seed: int, step: int) -> tuple[Tensor, Questions]:
+        """The batch of a step: beats of the pool, int64 [V, T], and questions about them."""
+        rng = random.Random(f"ablation {seed} {step}")
+        low, high = self.beats
+        longest = round(low + (high - low) * min(1.0, 2 * (step + 1) / self.steps))
+        beats = longest if rng.random() < 0.5 else rng.randint(low, longest)
+        chosen = [pool.arrange(rng, beats) for _ in range(self.videos)]
+        asked = [question for order in chosen for question in self._questions(rng, pool.script(order))]
+        return torch.tensor(chosen), tensorize(asked, beats, tokenizer)
+
+    def _questions(self, rng: random.Random, script: Script) -> list[Question]:
+        drawn: list[Question] = []
+        while len(drawn) < self.questions:
+            if len(drawn) < self.captions:
+                beat = rng.randrange(script.beats)
+                question = ask(rng, script, "caption", (beat * BEAT_S, (beat + 1) * BEAT_S))
+            else:
+                kind = rng.choices(list(SHARES), list(SHARES.values()))[0]
+                span = random_span(rng, script) if rng.random() < self.spans else None
+                question = ask(rng, script, kind, span)
+            if question is not None:
+                drawn.append(question)
+        return drawn
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestSet:
+    """Videos of one length and questions about them, the same number for each video, video-major.
+
+    `label` is what a table calls a question's group (its kind); an empty one is padding that nobody counts.
+    """
+
+    name: str
+    chosen_VT: Tensor
+    asked: tuple[Question, ...]
+    labels: tuple[str, ...]
+
+    @property
+    def snippets(self) -> int:
+        """Snippets a video."""
+        return self.chosen_VT.shape[1]
+
+    def part(self, first: int, stop: int) -> TestSet:
+        """The videos from `first` to `stop` with their questions."""
+        each = len(self.asked) // len(self.chosen_VT)
+        rows = slice(first * each, stop * each)
+        return TestSet(
+            name=self.name, chosen_VT=self.chosen_VT[first:stop], asked=self.asked[rows], labels=self.labels[rows]
+        )
+
+
+def question_set(
+    name: str, pool: BeatPool, orders: Sequence[Sequence[int]], per_kind: int, spans: float, seed: int
+) -> TestSet:
+    """`per_kind` questions of each evaluated kind about each video, fewer where a video has too little of a kind."""
+    rng = random.Random(f"test {name} {seed}")
+    asked: list[Question] = []
+    labels: list[str] = []
+    for order in orders:
+        script = pool.script(order)
+        for kind in KINDS:
+            drawn: list[Question] = []
+            for _ in range(30 * per_kind):
+                span = random_span(rng, script) if rng.random() < spans else None
+                question = ask(rng, script, kind, span)
+                if question is not None and question not in drawn:
+                    drawn.append(question)
+                if len(drawn) == per_kind:
+                    break
+            missing = per_kind - len(drawn)
+            asked += [*drawn, *[_padding(script)] * missing]
+            labels += [*[kind] * len(drawn), *[""] * missing]
+    return TestSet(name=name, chosen_VT=torch.tensor(orders), asked=tuple(asked), labels=tuple(labels))
+
+
+def _padding(script: Script) -> Question:
+    return Question(kind="exists", text="did the border flash", answer="no", moments=())
+
+
+def needle_set(name: str, pool: BeatPool, snippets: int, depth: float, videos: int, seed: int) -> TestSet:
+    """One needle a video, at `depth` of its length (0 the first snippet, 1 the last); the rest is without a flash."""
+    rng = random.Random(f"needle {snippets} {depth} {seed}")
+    place = round(depth * (snippets - 1))
+    orders: list[list[int]] = []
+    asked: list[Question] = []
+    while len(orders) < videos:
+        # Half a dozen events beside it, as in the world's own videos, and never a second flash.
+        events = [rng.choice(pool.sounding[name]) for name in rng.sample(sorted(pool.sounding), 6)]
+        order = [*events, *rng.choices(pool.other, k=snippets - 1 - len(events))]
+        rng.shuffle(order)
+        order.insert(place, rng.choice(pool.flashing))
+        question = ask(rng, pool.script(order), "needle")
+        if question is not None:
+            orders.append(order)
+            asked.append(question)
+    return TestSet(name=name, chosen_VT=torch.tensor(orders), asked=tuple(asked), labels=("needle",) * videos)
+
+
+def majority(test: TestSet) -> dict[str, tuple[int, int]]:
+    """For each kind, how many answers are the commonest one of that kind, of how many."""
+    found: dict[str, tuple[int, int]] = {}
+    for label in dict.fromkeys(label for label in test.labels if label):
+        answers = [q.answer for q, name in zip(test.asked, test.labels, strict=True) if name == label]
+        found[label] = (max(answers.count(answer) for answer in set(answers)), len(answers))
+    return found

@@ -1,0 +1,147 @@
+"""What an ablation's runs found: rows, their summary over seeds, and the files that keep them.
+
+A run is one variant trained with one seed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+# Student's t for 95 %, by the number of seeds less one.
+_T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """How many questions of a kind a run answered rightly in one test; `at` is where a sweep's test stands in it."""
+
+    variant: str
+    seed: int
+    test: str
+    snippets: int
+    kind: str
+    right: int
+    total: int
+    at: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """A finished run. `notes` are figures of its own: parameters, what its combiner learned, the end of its curve."""
+
+    variant: str
+    seed: int
+    rows: tuple[Row, ...]
+    seconds: float
+    cpu_seconds: float
+    notes: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """The runs of a variant together: questions pooled over seeds, the mean over seeds and its 95 % interval.
+
+    The interval over seeds is Student's t for as many seeds, cut to [0, 1]; None with one seed.
+    """
+
+    variant: str
+    test: str
+    snippets: int
+    kind: str
+    at: float | None
+    right: int
+    total: int
+    seeds: int
+    mean: float
+    over_seeds: tuple[float, float] | None
+
+
+def count_right(
+    variant: str,
+    seed: int,
+    test: str,
+    snippets: int,
+    labels: Sequence[str],
+    right_Q: Tensor,
+    at: float | None = None,
+) -> list[Row]:
+    """A row for each label but the empty one."""
+    answered = right_Q.tolist()
+    rows = []
+    for kind in dict.fromkeys(label for label in labels if label):
+        of_kind = [ok for ok, label in zip(answered, labels, strict=True) if label == kind]
+        rows.append(
+            Row(
+                variant=variant,
+                seed=seed,
+                test=test,
+                snippets=snippets,
+                kind=kind,
+                right=sum(of_kind),
+                total=len(of_kind),
+                at=at,
+            )
+        )
+    return rows
+
+
+def summarise(rows: Iterable[Row]) -> list[Summary]:
+    """One summary for each variant, test, length, kind and place, in the order in which they first come."""
+    groups: dict[tuple[str, str, int, str, float | None], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.variant, row.test, row.snippets, row.kind, row.at), []).append(row)
+    found = []
+    for (variant, test, snippets, kind, at), group in groups.items():
+        shares = [row.right / row.total for row in group]
+        mean = sum(shares) / len(shares)
+        found.append(
+            Summary(
+                variant=variant,
+                test=test,
+                snippets=snippets,
+                kind=kind,
+                at=at,
+                right=sum(row.right for row in group),
+                total=sum(row.total for row in group),
+                seeds=len(group),
+                mean=mean,
+                over_seeds=_interval(shares, mean),
+            )
+        )
+    return found
+
+
+def _interval(shares: Sequence[float], mean: float) -> tuple[float, float] | None:
+    count = len(shares)
+    if count < 2:
+        return None
+    deviation = math.sqrt(sum((share - mean) ** 2 for share in shares) / (count - 1))
+    half = _T_95.get(count - 1, 1.96) * deviation / math.sqrt(count)
+    return max(0.0, mean - half), min(1.0, mean + half)
+
+
+def write_result(path: Path, result: RunResult, plan: str) -> None:
+    """Keep a finished run; `plan` is what it was trained with, as text."""
+    part = path.with_name(f"{path.name}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part.write_text(json.dumps({"plan": plan, **dataclasses.asdict(result)}, indent=2) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def read_result(path: Path, plan: str) -> RunResult | None:
+    """A run that is done already under this plan; None where there is none, or it had another plan."""
+    try:
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if data.pop("plan") != plan:
+            return None
+        return RunResult(**{**data, "rows": tuple(Row(**row) for row in data["rows"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
