@@ -177,14 +177,16 @@ class CoverageModel:
             keep_VT = torch.rand(chosen_VT.shape, generator=generator) < KEEP
             tokens_VTmD = source.of(chosen_VT, generator)
             kept_T = self.variant.kept(chosen_VT.shape[1])
-            losses = question_losses(
-                model,
-                tokens_VTmD[:, kept_T.to(self.device)],
-                self._given(questions, kept_T),
-                plan.weights,
-                keep_VT[:, kept_T].to(self.device),
-                self._no_features(len(chosen_VT), len(kept_T)),
-            )
+            # As in the shipped training; a third less time on a CPU too.
+            with torch.autocast(self.device.type, dtype=torch.bfloat16):
+                losses = question_losses(
+                    model,
+                    tokens_VTmD[:, kept_T.to(self.device)],
+                    self._given(questions, kept_T),
+                    plan.weights,
+                    keep_VT[:, kept_T].to(self.device),
+                    self._no_features(len(chosen_VT), len(kept_T)),
+                )
             update(optimizer, losses.total, rate_at(step, steps, min(100, steps // 10 + 1), plan.rate))
             on_step("questions", step + 1, steps, losses.parts["text"], losses.parts["exact"])
 

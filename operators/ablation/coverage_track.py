@@ -44,7 +44,7 @@ class Budget:
 
 def quick_budget() -> Budget:
     """Six variants and one seed in 60 minutes on two cores."""
-    batches = Batches(steps=1500, videos=16, beats=(4, BEATS), questions=12)
+    batches = Batches(steps=4000, videos=8, beats=(4, BEATS), questions=12)
     return Budget(
         plan=Plan(describing=Describing(steps=300), batches=batches),
         train_videos=150,
@@ -56,8 +56,8 @@ def quick_budget() -> Budget:
 
 
 def full_budget() -> Budget:
-    """Meant for one GPU: twice the beats, four times the steps, three times the questions."""
-    batches = Batches(steps=6000, videos=16, beats=(4, BEATS), questions=14)
+    """Meant for one GPU: twice the beats, five times the questions trained on, three times those scored."""
+    batches = Batches(steps=10_000, videos=16, beats=(4, BEATS), questions=12)
     return Budget(
         plan=Plan(describing=Describing(steps=1000), batches=batches),
         train_videos=300,

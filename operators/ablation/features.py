@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,7 @@ from longtake.operators.config import ModelConfig
 from longtake.operators.training.batches import Clips, render_clips
 from longtake.operators.world.script import Script
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,10 @@ class BeatFeatures:
 
 
 class Rendered(Dataset[Clips]):
-    """Item n is the n-th script's pictures and sound with the wear of real files."""
+    """Item n is the n-th script's pictures and sound with the wear of real files, but never a silent file.
+
+    What cannot be heard would only make questions that nobody can answer, in every variant.
+    """
 
     def __init__(self, config: ModelConfig, scripts: Sequence[Script], seed: int) -> None:
         self.config, self.scripts, self.seed = config, scripts, seed
@@ -60,7 +64,12 @@ class Rendered(Dataset[Clips]):
         return len(self.scripts)
 
     def __getitem__(self, number: int) -> Clips:
-        return render_clips([self.scripts[number]], self.config, np.random.default_rng((self.seed, number)))
+        for attempt in itertools.count():
+            rng = np.random.default_rng((self.seed, number, attempt))
+            clips = render_clips([self.scripts[number]], self.config, rng)
+            if bool(clips.mel_mask_SA.any()):
+                return clips
+        raise AssertionError("a count that never ends has ended")
 
 
 def delayed(script: Script, delay_s: float) -> Script:

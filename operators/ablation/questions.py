@@ -21,14 +21,17 @@ from longtake.operators.world.questions import KINDS, Kind, Question, ask, rando
 from longtake.operators.world.script import BEAT_S, Script
 
 # How often each kind is asked in training; "heard" is there because it teaches what sounded when.
-SHARES: dict[Kind, int] = {"needle": 2, "bind": 5, "first": 4, "last": 4, "count": 5, "exists": 5, "heard": 3}
+SHARES: tuple[tuple[Kind, int], ...] = (
+    ("needle", 2), ("bind", 5), ("first", 4), ("last", 4), ("count", 5), ("exists", 5), ("heard", 3)
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batches:
     """How training batches are made: lengths grow from the first of `beats` to the second over half of `steps`.
 
-    Of each video's questions, `captions` describe one beat; `spans` is the share of the others that ask about a part.
+    Of each video's questions, `captions` describe one beat; of the others, of kinds drawn by `shares`, a share of
+    `spans` asks about a part.
     """
 
     steps: int
@@ -37,6 +40,7 @@ class Batches:
     questions: int
     captions: int = 1
     spans: float = 0.3
+    shares: tuple[tuple[Kind, int], ...] = SHARES
 
     def draw(self, pool: BeatPool, tokenizer: ChatTokenizer, seed: int, step: int) -> tuple[Tensor, Questions]:
         """The batch of a step: beats of the pool, int64 [V, T], and questions about them."""
@@ -55,7 +59,7 @@ class Batches:
                 beat = rng.randrange(script.beats)
                 question = ask(rng, script, "caption", (beat * BEAT_S, (beat + 1) * BEAT_S))
             else:
-                kind = rng.choices(list(SHARES), list(SHARES.values()))[0]
+                kind = rng.choices([kind for kind, _ in self.shares], [share for _, share in self.shares])[0]
                 span = random_span(rng, script) if rng.random() < self.spans else None
                 question = ask(rng, script, kind, span)
             if question is not None:
@@ -90,15 +94,21 @@ class TestSet:
 
 
 def question_set(
-    name: str, pool: BeatPool, orders: Sequence[Sequence[int]], per_kind: int, spans: float, seed: int
+    name: str,
+    pool: BeatPool,
+    orders: Sequence[Sequence[int]],
+    per_kind: int,
+    spans: float,
+    seed: int,
+    kinds: Sequence[Kind] = KINDS,
 ) -> TestSet:
-    """`per_kind` questions of each evaluated kind about each video, fewer where a video has too little of a kind."""
+    """`per_kind` questions of each of `kinds` about each video, fewer where a video has too little of a kind."""
     rng = random.Random(f"test {name} {seed}")
     asked: list[Question] = []
     labels: list[str] = []
     for order in orders:
         script = pool.script(order)
-        for kind in KINDS:
+        for kind in kinds:
             drawn: list[Question] = []
             for _ in range(30 * per_kind):
                 span = random_span(rng, script) if rng.random() < spans else None

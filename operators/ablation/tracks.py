@@ -73,6 +73,14 @@ def track_by_name(name: str, folder: Path, quick: bool, device: str, workers: in
         from longtake.operators.ablation.coverage_track import coverage_track
 
         return coverage_track(folder, quick, device, workers)
+    if name == "memory":
+        from longtake.operators.ablation.memory_track import memory_track
+
+        return memory_track(folder, quick, device, workers)
+    if name == "tracking":
+        from longtake.operators.ablation.tracking_track import tracking_track
+
+        return tracking_track(folder, quick, device, workers)
     raise ValueError(f"no track is named {name!r}; there are {', '.join(TRACKS)}")
 
 

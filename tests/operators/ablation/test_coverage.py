@@ -32,7 +32,7 @@ def test_recent_and_uniform_keep_as_many_tokens_as_full() -> None:
         for snippets in (8, 64, 256):
             kept = variant.kept(snippets)
             assert len(kept) * variant.tokens == snippets * BY_NAME["full"].tokens
-            assert kept.tolist() == sorted(set(kept.tolist())) and 0 <= int(kept[0]) and int(kept[-1]) < snippets
+            assert kept.tolist() == sorted(set(kept.tolist())) and int(kept[0]) >= 0 and int(kept[-1]) < snippets
     assert BY_NAME["recent"].kept(64).tolist() == list(range(48, 64))
     assert BY_NAME["uniform"].kept(8).tolist() == [2, 6]
     assert len(BY_NAME["recent"].kept(1)) == 1
@@ -106,7 +106,11 @@ def test_a_run_learns_scores_every_test_and_is_not_trained_again(prepared: Cover
     described = [step.loss for step in steps if step.stage == "snippets"]
     assert sum(described[-10:]) < 0.5 * sum(described[:10])
     tests = {(row.test, row.snippets) for row in result.rows}
-    assert tests == {*(("world", n) for n in (64, 128, 256)), *(("depth", n) for n in (32, 64, 128, 256)), ("delay", 64)}
+    assert tests == {
+        *(("world", n) for n in (64, 128, 256)),
+        *(("depth", n) for n in (32, 64, 128, 256)),
+        ("delay", 64),
+    }
     assert sorted({row.at for row in result.rows if row.test == "delay"}) == [0.0, 0.25, 0.5, 1.0]
     world = [row for row in result.rows if row.test == "world" and row.snippets == 64]
     assert {row.kind for row in world} == {"needle", "bind", "first", "last", "count", "exists"}

@@ -1,0 +1,132 @@
+"""The track of bounded memory: the decoder reads 16, 32 or 64 tokens, written while the question is unknown."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from longtake.operators.ablation.combining import Describing
+from longtake.operators.ablation.questions import Batches, TestSet, question_set
+from longtake.operators.ablation.stream import StreamBatch, StreamVariant, Writer
+from longtake.operators.ablation.stream_track import StreamTrack
+from longtake.operators.chat import ChatTokenizer
+from longtake.operators.training.pool import BeatPool, PoolSpec
+from longtake.operators.training.snippet_stage import PARTS, describe
+from longtake.operators.world.questions import Kind
+from longtake.operators.world.script import Script
+
+BEATS = 64
+LENGTHS = (64, 128, 256, 512)
+# Facts that a small memory can hold: a flash and at most 24 soundings a video, however long it is. What else was shown
+# ("exists") grows with the video.
+SHARES: tuple[tuple[Kind, int], ...] = (("needle", 3), ("bind", 4), ("first", 3), ("last", 3), ("count", 3))
+
+_SAYS: dict[Writer, str] = {
+    "ttm": "a Token Turing Machine's memory of {} tokens",
+    "fifo": "first in, first out: the last {} tokens",
+    "uniform": "{} tokens of evenly spread snippets",
+    "mean": "{} tokens, means of consecutive snippets",
+    "latent_last": "the latent model's last {} states, which have attended to everything",
+}
+VARIANTS: tuple[StreamVariant, ...] = (
+    StreamVariant(name="all", says="every latent: no bound, the ceiling", writer="latents"),
+    *(
+        StreamVariant(name=f"{writer}_{memory}", says=says.format(memory), writer=writer, memory=memory)
+        for memory in (16, 32, 64)
+        for writer, says in _SAYS.items()
+    ),
+    StreamVariant(name="question_only", says="the question alone", writer="none"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryBudget:
+    """How much a run trains and is asked; `per_kind` questions of each kind about each of `test_videos` a length."""
+
+    describing: Describing
+    batches: Batches
+    train_videos: int
+    pool_videos: int
+    test_videos: int
+    per_kind: int
+    rate: float = 2e-3
+
+
+def quick_budget() -> MemoryBudget:
+    """Six variants and one seed in 60 minutes on two cores."""
+    batches = Batches(steps=2500, videos=8, beats=(2, BEATS), questions=12, captions=0, spans=0.0, shares=SHARES)
+    return MemoryBudget(
+        describing=Describing(steps=300), batches=batches, train_videos=150, pool_videos=40, test_videos=24, per_kind=4
+    )
+
+
+def full_budget() -> MemoryBudget:
+    """Meant for one GPU."""
+    batches = dataclasses.replace(quick_budget().batches, steps=10_000, videos=16)
+    return MemoryBudget(
+        describing=Describing(steps=1000),
+        batches=batches,
+        train_videos=300,
+        pool_videos=100,
+        test_videos=60,
+        per_kind=5,
+    )
+
+
+class MemoryTrack(StreamTrack):
+    """Bounded memory on the made world's questions about flash and sounds."""
+
+    all_variants = VARIANTS
+    quick = ("all", "ttm_32", "fifo_32", "uniform_32", "mean_32", "latent_last_32")
+    parts = PARTS
+
+    def __init__(self, folder: Path, budget: MemoryBudget, device: str, workers: int) -> None:
+        self.spent = budget
+        super().__init__(folder, device, workers, budget.describing, budget.batches.steps, budget.rate, 301)
+        self.specs = {
+            "training": PoolSpec(videos=budget.train_videos, beats=BEATS, seed=301),
+            "test": PoolSpec(videos=budget.pool_videos, beats=BEATS, seed=402),
+        }
+
+    @property
+    def tokenizer(self) -> ChatTokenizer:
+        return self.loaded.tokenizer
+
+    @property
+    def budget(self) -> str:
+        return repr(self.spent)
+
+    def scripts(self, split: str) -> list[Script]:
+        return self.specs[split].scripts()
+
+    def truth(self) -> Tensor:
+        return torch.cat([describe(beat) for beat in BeatPool(self.specs["training"]).beats])
+
+    def batches(self, seed: int) -> Iterator[StreamBatch]:
+        pool = BeatPool(self.specs["training"])
+        for step in range(self.steps):
+            chosen_VT, questions = self.spent.batches.draw(pool, self.tokenizer, seed, step)
+            yield StreamBatch(chosen_VT=chosen_VT, cuts=(chosen_VT.shape[1],), questions=(questions,))
+
+    def tests(self) -> Sequence[tuple[str, float | None, TestSet]]:
+        pool = BeatPool(self.specs["test"])
+        rng = random.Random("memory tests")
+        kinds = [kind for kind, _ in SHARES]
+        found: list[tuple[str, float | None, TestSet]] = []
+        for snippets in LENGTHS:
+            orders = [pool.arrange(rng, snippets) for _ in range(self.spent.test_videos)]
+            found.append(
+                ("world", None, question_set("world", pool, orders, self.spent.per_kind, 0.0, snippets, kinds))
+            )
+        return found
+
+
+def memory_track(folder: Path, quick: bool, device: str, workers: int) -> MemoryTrack:
+    """The track with its quick or its full budget."""
+    return MemoryTrack(folder, quick_budget() if quick else full_budget(), device, workers)

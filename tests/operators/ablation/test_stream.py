@@ -1,0 +1,136 @@
+"""Stream models: what each way of writing lets the decoder read, and that it learns."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from longtake.operators.ablation.combining import Describing
+from longtake.operators.ablation.memory_track import VARIANTS as MEMORY
+from longtake.operators.ablation.memory_track import MemoryBudget, MemoryTrack
+from longtake.operators.ablation.questions import Batches
+from longtake.operators.ablation.stream import StreamModel, StreamVariant, stream_config
+from longtake.operators.ablation.swaps import PARTS
+from longtake.operators.ablation.tracking_track import VARIANTS as TRACKING
+from longtake.operators.ablation.tracking_track import TrackingBudget, TrackingTrack
+from longtake.operators.ablation.tracks import Step
+from longtake.operators.presets import tiny
+
+CONFIG = stream_config(tiny(), 4, 1, "test")
+
+
+def model(variant: StreamVariant) -> StreamModel:
+    torch.manual_seed(0)
+    return StreamModel(variant, CONFIG).eval()
+
+
+@pytest.mark.parametrize("variant", [*MEMORY, *TRACKING], ids=lambda variant: variant.name)
+def test_no_more_than_the_memory_is_read(variant: StreamVariant) -> None:
+    tokens_VTmD = torch.randn(2, 40, 4, 96)
+    with torch.inference_mode():
+        for memory in model(variant).write(tokens_VTmD, [3, 40]):
+            assert memory.shape[0] == 2 and bool(memory.isfinite().all())
+            if variant.memory:
+                assert memory.shape[1] * memory.shape[2] <= variant.memory
+    assert variant.memory == 0 or memory.shape[1] * memory.shape[2] == variant.memory
+
+
+@pytest.mark.parametrize(
+    ("writer", "heard"),
+    [
+        # Which of 32 snippets can change a memory of 16 tokens (4 snippets) at all.
+        ("fifo", [28, 29, 30, 31]),
+        ("uniform", [4, 12, 20, 28]),
+        ("mean", range(32)),
+        ("latent_last", range(32)),
+        ("ttm", range(32)),
+        ("none", []),
+    ],
+)
+def test_only_what_the_rule_keeps_reaches_the_memory(writer: str, heard: list[int]) -> None:
+    one = model(StreamVariant(name="one", says="", writer=writer, memory=16))  # type: ignore[arg-type]
+    tokens_VTmD = torch.randn(1, 32, 4, 96)
+    ids_QL = torch.arange(8)[None]
+    with torch.inference_mode():
+        before = one.answer(one.write(tokens_VTmD, [32])[0], ids_QL)
+        changed = []
+        for snippet in range(32):
+            other = tokens_VTmD.clone()
+            other[:, snippet] += torch.randn(4, 96)
+            after = one.answer(one.write(other, [32])[0], ids_QL)
+            if not torch.equal(before, after):
+                changed.append(snippet)
+    assert changed == list(heard)
+
+
+@pytest.mark.parametrize("writer", ["ttm", "latents", "tokens", "latent_last", "fifo"])
+def test_a_cut_reads_nothing_that_comes_later(writer: str) -> None:
+    one = model(StreamVariant(name="one", says="", writer=writer, memory=16))  # type: ignore[arg-type]
+    tokens_VTmD = torch.randn(2, 12, 4, 96)
+    other = tokens_VTmD.clone()
+    other[:, 7:] = 0
+    with torch.inference_mode():
+        first, whole = one.write(tokens_VTmD, [7, 12])
+        again, changed = one.write(other, [7, 12])
+    torch.testing.assert_close(first, again)
+    assert not torch.allclose(whole, changed)
+
+
+def test_a_memory_of_broken_snippets_is_refused() -> None:
+    with pytest.raises(ValueError, match="18 memory tokens are not whole snippets of 4"):
+        model(StreamVariant(name="one", says="", writer="fifo", memory=18))
+
+
+def memory_track(folder) -> MemoryTrack:  # type: ignore[no-untyped-def]
+    batches = Batches(steps=30, videos=4, beats=(2, 6), questions=6, captions=0, spans=0.0)
+    budget = MemoryBudget(
+        describing=Describing(steps=40, snippets=64),
+        batches=batches,
+        train_videos=3,
+        pool_videos=3,
+        test_videos=2,
+        per_kind=2,
+    )
+    return MemoryTrack(folder, budget, "cpu", 0)
+
+
+def tracking_track(folder) -> TrackingTrack:  # type: ignore[no-untyped-def]
+    budget = TrackingBudget(
+        describing=Describing(steps=40, snippets=64),
+        steps=30,
+        videos=4,
+        questions=2,
+        train_videos=4,
+        pool_videos=3,
+        test_videos=3,
+    )
+    return TrackingTrack(folder, budget, "cpu", 0)
+
+
+@pytest.mark.parametrize(("make", "variant"), [(memory_track, "ttm_16"), (tracking_track, "full")])
+def test_a_run_learns_and_scores_every_test(make, variant: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    track = make(tmp_path)
+    steps: list[Step] = []
+    track.prepare(steps.append)
+    described = [step.loss for step in steps if step.stage == "snippets"]
+    assert len(described) == 40 and sum(described[-8:]) < 0.7 * sum(described[:8])
+    result = track.run(variant, 0, steps.append)
+    losses = [step.loss for step in steps if step.stage == "questions"]
+    assert len(losses) == 30 and sum(losses[-8:]) < 0.8 * sum(losses[:8])
+    assert {(row.test, row.snippets, row.at) for row in result.rows} == {
+        (name, test.snippets, at) for name, at, test in track.tests()
+    }
+    count = len(steps)
+    track.prepare(steps.append)
+    assert len(steps) == count, "tokens are computed once"
+    assert track.run(variant, 0, lambda step: None).rows == result.rows
+
+
+def test_batches_of_a_seed_are_the_same_and_cut_within_the_video(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    track = tracking_track(tmp_path)
+    first, again = list(track.batches(3)), list(track.batches(3))
+    assert len(first) == 30 and set(PARTS) == {"colour", "shape", "place", "sound"}
+    for one, other in zip(first, again, strict=True):
+        assert torch.equal(one.chosen_VT, other.chosen_VT) and one.cuts == other.cuts
+        assert one.cuts[-1] == one.chosen_VT.shape[1] and min(one.cuts) >= 3 and len(one.questions) == len(one.cuts)
+    assert not torch.equal(first[5].questions[0].ids_QL, next(iter(track.batches(4))).questions[0].ids_QL)
