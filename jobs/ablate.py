@@ -21,6 +21,8 @@ examples:
 
 tracks:
   coverage    the made world's questions at 64, 128 and 256 snippets; a needle grid; sound out of step
+  memory      the decoder may read 16, 32 or 64 tokens, written before the question is known; 64 to 512 snippets
+  tracking    where an object is after 0 to 16 swaps that only sounds told of
 
 DIR gets features/ (of the frozen encoders, computed once), runs/ (a file a variant and seed), results.json and
 results.png. Variants are trained side by side, a process a core; on a GPU one after another.
@@ -36,7 +38,7 @@ def add_parser(subparsers: Subparsers) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("track", choices=("coverage",), help="which question to ask")
+    parser.add_argument("track", choices=("coverage", "memory", "tracking"), help="which question to ask")
     parser.add_argument("--quick", action="store_true", help="one seed, fewer variants, a smaller budget")
     parser.add_argument("--seeds", metavar="N", type=int, help="runs of each variant (3; 1 with --quick)")
     parser.add_argument("--variants", metavar="A,B", help="only these variants")
@@ -92,8 +94,9 @@ def run(args: argparse.Namespace) -> int:
         )
     rows = [row for result in results for row in result.rows]
     summaries = summarise(rows)
-    found = figures(args.track, args.quick, known, results, summaries)
-    print_report(args.track, known, results, summaries)
+    baseline = summarise(track.baseline())
+    found = figures(args.track, args.quick, known, results, summaries, baseline)
+    print_report(args.track, known, results, summaries, baseline)
     for path in (str(out / "results.json"), args.json):
         write_record(path, f"ablate {args.track}", found)
     console = output()

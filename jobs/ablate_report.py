@@ -8,20 +8,72 @@ from typing import Any
 
 from longtake.jobs.console import output
 from longtake.jobs.text_table import text_table
-from longtake.operators.ablation.results import RunResult, Summary
+from longtake.operators.ablation.results import MAJORITY, RunResult, Summary
 from longtake.pipeline.evaluation import wilson_interval
 
 ABOUT = {
     "coverage": (
         "Every variant saw the same batches in the same order. Its combiner learned to describe single snippets and was"
-        " then frozen; the encoders are those of the shipped tiny, frozen, and were trained together with a transformer"
-        " combiner of 4 tokens, which may favour it.",
+        " then frozen. The encoders are the shipped tiny's, frozen; they were trained together with a transformer"
+        " combiner of 4 tokens, which may favour that one.",
         "64 snippets are whole videos of the world from a seed that no training saw; 128 and 256 are arrangements of"
         " their beats, lengths that no variant was trained on.",
-        "Pictures and sound are rendered straight to tensors with the wear of files; no MP4 was written. Questions of"
-        " one video share that video, so intervals over questions are a little too narrow.",
-        "The decoder attends to every snippet's tokens in coverage: these questions need no memory.",
+        "Pictures and sound are rendered straight to tensors with the wear of files; no MP4 was written.",
+        "Questions about one video share that video, so intervals over questions are a little too narrow.",
+        "The decoder may attend to every snippet that a variant keeps: nothing here tests memory.",
+        "Much of what the variants lack is what the questions are made of: that questions about sound need sound says"
+        " that the questions are fair, not that the model is good.",
     ),
+    "memory": (
+        "All variants read the same tokens: one transformer combiner of 4 tokens a snippet, trained to describe single"
+        " snippets and frozen. Each trained its own writer and text decoder, on the text loss alone, at 2 to 64"
+        " snippets; 128 to 512 are lengths that none was trained on.",
+        "Videos are arrangements of beats from a seed that no training saw; however long, they hold at most 24"
+        " soundings and one flash, so 16 tokens could hold what is asked about.",
+        "Uniform and mean pooling must know the video's length beforehand; the others write as the video goes on.",
+        "The latent model's last states have read all earlier tokens, which it must keep while it writes: only what is"
+        " read afterwards is bounded. The Turing machine's memory is all that it keeps.",
+    ),
+    "tracking": (
+        "All variants read the same tokens: one transformer combiner of 4 tokens a snippet, trained to describe single"
+        " snippets (object, place, sound) and frozen. Each trained its own part and text decoder, on the text loss"
+        " alone, with questions at the end and at two places before it.",
+        "Videos have 32 snippets: three objects, then 0 to 16 swaps among other sounds and silence.",
+        'Chance for "where" is 33 %. For "what" (a colour and a shape) it is 2 %, or 33 % for who knows which three'
+        " objects there are.",
+        "A variant at chance may still learn at another size, rate or number of steps: the table says what these did.",
+    ),
+}
+# Which variants tell what a part is worth: with it, without it, and its name.
+PAIRS = {
+    "coverage": (
+        ("full", "no_sound", "Sound"),
+        ("full", "sound_shuffled", "Sound in step with its pictures"),
+        ("full", "no_picture", "Pictures"),
+        ("full", "average_pool", "A combiner that attends"),
+        ("full", "no_latent", "The latent model"),
+        ("full", "recent", "Every snippet, not the last quarter at as many tokens"),
+        ("full", "uniform", "Every snippet, not every fourth at as many tokens"),
+        ("full", "ttm", "The transformer combiner in the place of the Turing machine"),
+    ),
+    "memory": tuple(
+        (f"ttm_{memory}", f"{other}_{memory}", "The Turing machine's memory")
+        for memory in (16, 32, 64)
+        for other in ("fifo", "uniform", "mean", "latent_last")
+    ),
+    "tracking": (
+        ("full", "no_latent", "The latent model"),
+        ("ttm_16", "no_latent", "The Turing machine's memory"),
+        ("full", "question_only", "The video"),
+    ),
+}
+# The tests that such differences are taken over.
+WORTH = ("world", "swaps")
+# Sweeps whose tables have a row a variant and kind, with what their columns are.
+SWEEPS = {
+    "depth": "needles found, by where they are (0 first snippet, 1 last)",
+    "delay": "sound delayed by so many snippets",
+    "swaps": "by how many swaps came before the question",
 }
 
 
@@ -31,6 +83,7 @@ def figures(
     variants: Mapping[str, str],
     results: Sequence[RunResult],
     summaries: Sequence[Summary],
+    baseline: Sequence[Summary],
 ) -> dict[str, Any]:
     """The record of a track: every run's rows, and the summaries over seeds, with their intervals."""
     return {
@@ -60,33 +113,37 @@ def figures(
                 "interval": _rounded(wilson_interval(summary.right, summary.total)),
                 "over_seeds": _rounded(summary.over_seeds) if summary.over_seeds else None,
             }
-            for summary in summaries
+            for summary in [*summaries, *baseline]
         ],
     }
 
 
 def print_report(
-    track: str, variants: Mapping[str, str], results: Sequence[RunResult], summaries: Sequence[Summary]
+    track: str,
+    variants: Mapping[str, str],
+    results: Sequence[RunResult],
+    summaries: Sequence[Summary],
+    baseline: Sequence[Summary],
 ) -> None:
     """Print a table for each test, the sweeps, and the text."""
     console = output()
     for test, snippets in dict.fromkeys((s.test, s.snippets) for s in summaries if s.at is None):
-        part = [s for s in summaries if s.at is None and (s.test, s.snippets) == (test, snippets)]
+        part = [s for s in [*summaries, *baseline] if s.at is None and (s.test, s.snippets) == (test, snippets)]
         console.print(f"\n{test}, {snippets} snippets: percent right [95 % interval over questions]")
         console.print(_table(part))
-    for test, at in (("depth", "needles found, by where they are (0 first snippet, 1 last)"),
-                     ("delay", "sound delayed by so many snippets")):  # fmt: skip
-        part = [s for s in summaries if s.test == test]
+    for test, says in SWEEPS.items():
+        part = [s for s in [*summaries, *baseline] if s.test == test and s.at is not None]
         if part:
-            console.print(f"\n{part[0].variant}: {at}, percent right")
-            console.print(_sweep(part, by_length=test == "depth"))
+            console.print(f"\n{says}: percent right")
+            console.print(_sweep(part))
     if any(s.over_seeds for s in summaries):
-        console.print("\nover seeds: mean of the kinds above [95 %, Student's t]; each kind's is in the JSON")
+        console.print("\nover seeds: mean [95 % interval, Student's t]")
         console.print(_over_seeds(summaries))
     console.print("\nvariants")
-    names = list(dict.fromkeys(result.variant for result in results))
-    for name in names:
+    for name in dict.fromkeys(result.variant for result in results):
         console.print(f"  {name}: {variants[name]}")
+    if baseline:
+        console.print(f"  {MAJORITY}: the commonest answer of each kind, known from the test itself; not trained")
     console.print("\nwhat this shows, and what it does not")
     for line in [*ABOUT[track], *readings(track, summaries)]:
         console.print(f"  - {line}")
@@ -96,19 +153,23 @@ def print_report(
 
 
 def readings(track: str, summaries: Sequence[Summary]) -> list[str]:
-    """Sentences about the figures, made of them."""
+    """Sentences about the figures, made of them: what each part was worth."""
     found = []
-    base = {(s.test, s.snippets, s.kind): s for s in summaries if s.variant == "full" and s.at is None}
-    for variant, part in (("no_latent", "the latent model"), ("average_pool", "a combiner that attends")):
+    for whole, without, part in PAIRS[track]:
+        base = {(s.test, s.snippets, s.kind, s.at): s for s in summaries if s.variant == whole and s.test in WORTH}
         gains = [
-            base[key].mean - s.mean
+            100 * (base[key].mean - s.mean)
             for s in summaries
-            if s.variant == variant and s.at is None and (key := (s.test, s.snippets, s.kind)) in base
+            if s.variant == without and (key := (s.test, s.snippets, s.kind, s.at)) in base
         ]
-        if gains:
-            mean = 100 * sum(gains) / len(gains)
-            most = 100 * max(gains)
-            found.append(f"With {part} (full against {variant}): {mean:+.1f} points on average, at most {most:+.1f}.")
+        if not gains:
+            continue
+        mean = sum(gains) / len(gains)
+        verdict = "" if abs(mean) >= 2 else " It does not earn its place in this track."
+        found.append(
+            f"{part} ({whole} less {without}): {mean:+.1f} points over all kinds and tests, from {min(gains):+.1f} to"
+            f" {max(gains):+.1f}.{verdict}"
+        )
     return found
 
 
@@ -129,24 +190,26 @@ def _table(summaries: Sequence[Summary]) -> str:
     return text_table(["variant", *kinds], rows)
 
 
-def _sweep(summaries: Sequence[Summary], by_length: bool) -> str:
+def _sweep(summaries: Sequence[Summary]) -> str:
     places = sorted({s.at for s in summaries if s.at is not None})
+    cells = {(s.variant, s.snippets, s.kind, s.at): s.mean for s in summaries}
     rows = []
-    for name in dict.fromkeys(str(s.snippets) if by_length else s.kind for s in summaries):
-        of_row = {s.at: s for s in summaries if (str(s.snippets) if by_length else s.kind) == name}
-        rows.append([name, *(f"{100 * of_row[at].mean:.0f}" if at in of_row else "" for at in places)])
-    return text_table(["snippets" if by_length else "kind", *(f"{at:g}" for at in places)], rows)
+    for variant, snippets, kind in dict.fromkeys((s.variant, s.snippets, s.kind) for s in summaries):
+        shares = [cells.get((variant, snippets, kind, at)) for at in places]
+        rows.append([variant, str(snippets), kind, *("" if x is None else f"{100 * x:.0f}" for x in shares)])
+    return text_table(["variant", "snippets", "kind", *(f"{at:g}" for at in places)], rows, left=3)
 
 
 def _over_seeds(summaries: Sequence[Summary]) -> str:
     rows = []
     for summary in summaries:
-        if summary.at is None and summary.over_seeds is not None:
+        if summary.over_seeds is not None and summary.test in WORTH:
             low, high = summary.over_seeds
+            place = "" if summary.at is None else f" {summary.at:g}"
             rows.append(
                 [
                     summary.variant,
-                    f"{summary.test} {summary.snippets}",
+                    f"{summary.test} {summary.snippets}{place}",
                     summary.kind,
                     f"{100 * summary.mean:.1f} [{100 * low:.1f}-{100 * high:.1f}]",
                 ]

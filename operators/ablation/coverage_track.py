@@ -16,7 +16,7 @@ from longtake.operators.ablation.combining import Describing
 from longtake.operators.ablation.coverage import QUICK, VARIANTS, CoverageModel, Plan
 from longtake.operators.ablation.features import BeatFeatures, delayed, encoded
 from longtake.operators.ablation.questions import Batches, TestSet, needle_set, question_set
-from longtake.operators.ablation.results import Row, RunResult, count_right
+from longtake.operators.ablation.results import Row, RunResult, count_right, majority_rows
 from longtake.operators.ablation.tracks import Report, Step
 from longtake.operators.checkpoint import LoadedModel, load_model
 from longtake.operators.training.pool import BeatPool, PoolSpec
@@ -93,6 +93,10 @@ class CoverageTrack:
     @property
     def plan(self) -> str:
         return f"{self.loaded.fingerprint} {self.budget} {VARIANTS}"
+
+    def baseline(self) -> list[Row]:
+        tests = world_sets(BeatPool(self.test_spec), self.budget)
+        return [row for test in tests for row in majority_rows(test, "world")]
 
     def prepare(self, report: Report) -> None:
         """Compute the features of the pools, and of the test videos with their sound delayed."""
@@ -171,17 +175,23 @@ class _Shared:
         self.train, self.plain, self.late = train, plain, list(late.items())
         self.train_pool, pool = BeatPool(track.train_spec), BeatPool(track.test_spec)
         self.truth_BP: Tensor = torch.cat([describe(beat) for beat in self.train_pool.beats])
-        rng = random.Random("ablation tests")
-        whole = [list(range(n * BEATS, (n + 1) * BEATS)) for n in range(budget.test_videos)]
-        self.world = [question_set("world", pool, whole, budget.per_kind, budget.spans, BEATS)]
-        for snippets in (2 * BEATS, 4 * BEATS):
-            orders = [pool.arrange(rng, snippets) for _ in range(budget.long_videos)]
-            self.world.append(question_set("world", pool, orders, budget.per_kind, budget.spans, snippets))
+        self.world = world_sets(pool, budget)
         self.grid: list[tuple[float, TestSet]] = [
             (depth, needle_set("depth", pool, snippets, depth, budget.needles, snippets))
             for snippets in GRID_SNIPPETS
             for depth in DEPTHS
         ]
+
+
+def world_sets(pool: BeatPool, budget: Budget) -> list[TestSet]:
+    """The world's questions: about the pool's whole source videos, and about longer arrangements of their beats."""
+    rng = random.Random("ablation tests")
+    whole = [list(range(n * BEATS, (n + 1) * BEATS)) for n in range(budget.test_videos)]
+    found = [question_set("world", pool, whole, budget.per_kind, budget.spans, BEATS)]
+    for snippets in (2 * BEATS, 4 * BEATS):
+        orders = [pool.arrange(rng, snippets) for _ in range(budget.long_videos)]
+        found.append(question_set("world", pool, orders, budget.per_kind, budget.spans, snippets))
+    return found
 
 
 def coverage_track(folder: Path, quick: bool, device: str, workers: int) -> CoverageTrack:

@@ -22,7 +22,6 @@ from longtake.operators.world.questions import Kind
 from longtake.operators.world.script import Script
 
 BEATS = 64
-LENGTHS = (64, 128, 256, 512)
 # Facts that a small memory can hold: a flash and at most 24 soundings a video, however long it is. What else was shown
 # ("exists") grows with the video.
 SHARES: tuple[tuple[Kind, int], ...] = (("needle", 3), ("bind", 4), ("first", 3), ("last", 3), ("count", 3))
@@ -47,7 +46,8 @@ VARIANTS: tuple[StreamVariant, ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryBudget:
-    """How much a run trains and is asked; `per_kind` questions of each kind about each of `test_videos` a length."""
+    """How much a run trains and is asked; `per_kind` questions of each kind about each of `test_videos` of each of
+    `lengths`."""
 
     describing: Describing
     batches: Batches
@@ -55,6 +55,7 @@ class MemoryBudget:
     pool_videos: int
     test_videos: int
     per_kind: int
+    lengths: tuple[int, ...] = (64, 128, 256, 512)
     rate: float = 2e-3
 
 
@@ -119,7 +120,7 @@ class MemoryTrack(StreamTrack):
         rng = random.Random("memory tests")
         kinds = [kind for kind, _ in SHARES]
         found: list[tuple[str, float | None, TestSet]] = []
-        for snippets in LENGTHS:
+        for snippets in self.spent.lengths:
             orders = [pool.arrange(rng, snippets) for _ in range(self.spent.test_videos)]
             found.append(
                 ("world", None, question_set("world", pool, orders, self.spent.per_kind, 0.0, snippets, kinds))

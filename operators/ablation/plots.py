@@ -8,6 +8,12 @@ from typing import Any
 
 from longtake.operators.ablation.results import Summary
 
+# Sweeps that are drawn as lines, with what they are over.
+LINES = {
+    "delay": "sound delayed by so many snippets, at test time",
+    "swaps": "swaps before the question",
+}
+
 
 def draw(track: str, summaries: Sequence[Summary], path: Path) -> Path:
     """Write the PNG of a track's summaries; returns its path."""
@@ -19,16 +25,16 @@ def draw(track: str, summaries: Sequence[Summary], path: Path) -> Path:
 
     bars = sorted({(s.test, s.snippets) for s in summaries if s.at is None})
     grid = [s for s in summaries if s.test == "depth"]
-    delays = [s for s in summaries if s.test == "delay"]
-    panels = [*bars, *(["grid"] if grid else []), *(["delays"] if delays else [])]
+    lines = {test: [s for s in summaries if s.test == test] for test in LINES}
+    panels = [*bars, *(["grid"] if grid else []), *(test for test, part in lines.items() if part)]
     figure, axes = pyplot.subplots(
         len(panels), 1, figsize=(11, 3.3 * len(panels)), constrained_layout=True, squeeze=False
     )
     for axis, panel in zip(axes[:, 0], panels, strict=True):
         if panel == "grid":
             _heat_map(figure, axis, grid)
-        elif panel == "delays":
-            _lines(axis, delays)
+        elif isinstance(panel, str):
+            _lines(axis, lines[panel], LINES[panel])
         else:
             test, snippets = panel
             part = [s for s in summaries if s.at is None and (s.test, s.snippets) == (test, snippets)]
@@ -89,10 +95,9 @@ def _heat_map(figure: Any, axis: Any, summaries: Sequence[Summary]) -> None:
     figure.colorbar(image, ax=axis)
 
 
-def _lines(axis: Any, summaries: Sequence[Summary]) -> None:
-    for number, kind in enumerate(dict.fromkeys(s.kind for s in summaries)):
-        of_kind = sorted((s for s in summaries if s.kind == kind), key=lambda s: s.at or 0.0)
-        axis.plot([s.at for s in of_kind], [s.mean for s in of_kind], "o-", color=f"C{number}", label=kind)
-    axis.set(xlabel="sound delayed by so many snippets, at test time", ylabel="share right", ylim=(0, 1.04))
-    axis.set_title("full: sound out of step", loc="left", fontsize=10)
-    axis.legend(frameon=False, fontsize=8, ncols=3)
+def _lines(axis: Any, summaries: Sequence[Summary], label: str) -> None:
+    for number, (variant, kind) in enumerate(dict.fromkeys((s.variant, s.kind) for s in summaries)):
+        line = sorted((s for s in summaries if (s.variant, s.kind) == (variant, kind)), key=lambda s: s.at or 0.0)
+        axis.plot([s.at for s in line], [s.mean for s in line], "o-", color=f"C{number}", label=f"{variant}: {kind}")
+    axis.set(xlabel=label, ylabel="share right", ylim=(0, 1.04))
+    axis.legend(frameon=False, fontsize=8, ncols=1, loc="center left", bbox_to_anchor=(1.0, 0.5))

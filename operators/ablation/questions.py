@@ -144,12 +144,3 @@ def needle_set(name: str, pool: BeatPool, snippets: int, depth: float, videos: i
             orders.append(order)
             asked.append(question)
     return TestSet(name=name, chosen_VT=torch.tensor(orders), asked=tuple(asked), labels=("needle",) * videos)
-
-
-def majority(test: TestSet) -> dict[str, tuple[int, int]]:
-    """For each kind, how many answers are the commonest one of that kind, of how many."""
-    found: dict[str, tuple[int, int]] = {}
-    for label in dict.fromkeys(label for label in test.labels if label):
-        answers = [q.answer for q, name in zip(test.asked, test.labels, strict=True) if name == label]
-        found[label] = (max(answers.count(answer) for answer in set(answers)), len(answers))
-    return found

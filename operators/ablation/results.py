@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,10 @@ from typing import Any
 
 from torch import Tensor
 
+from longtake.operators.ablation.questions import TestSet
+
+# What the commonest answer of a kind would score, in the place of a variant.
+MAJORITY = "majority"
 # Student's t for 95 %, by the number of seeds less one.
 _T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
@@ -91,6 +96,27 @@ def count_right(
             )
         )
     return rows
+
+
+def majority_rows(test: TestSet, name: str, at: float | None = None) -> list[Row]:
+    """A row for each kind that counts the commonest answer of that kind as given to all its questions."""
+    counts: dict[str, Counter[str]] = {}
+    for question, label in zip(test.asked, test.labels, strict=True):
+        if label:
+            counts.setdefault(label, Counter())[question.answer] += 1
+    return [
+        Row(
+            variant=MAJORITY,
+            seed=0,
+            test=name,
+            snippets=test.snippets,
+            kind=kind,
+            right=max(found.values()),
+            total=found.total(),
+            at=at,
+        )
+        for kind, found in counts.items()
+    ]
 
 
 def summarise(rows: Iterable[Row]) -> list[Summary]:

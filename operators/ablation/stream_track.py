@@ -21,7 +21,7 @@ from longtake.operators import combiners
 from longtake.operators.ablation.combining import Describing, TokenSource, train_combiner
 from longtake.operators.ablation.features import encoded
 from longtake.operators.ablation.questions import TestSet
-from longtake.operators.ablation.results import Row, RunResult, count_right
+from longtake.operators.ablation.results import Row, RunResult, count_right, majority_rows
 from longtake.operators.ablation.stream import (
     StreamBatch,
     StreamModel,
@@ -96,6 +96,9 @@ class StreamTrack(ABC):
     @abstractmethod
     def tests(self) -> Sequence[tuple[str, float | None, TestSet]]:
         """Name, place in a sweep (or None) and questions of every test."""
+
+    def baseline(self) -> list[Row]:
+        return [row for name, at, test in self.tests() for row in majority_rows(test, name, at)]
 
     def prepare(self, report: Report) -> None:
         """Train the combiner on the training pool's beats and keep the tokens of both pools."""

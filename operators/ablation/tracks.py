@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from longtake.operators.ablation.results import RunResult, read_result, write_result
+from longtake.operators.ablation.results import Row, RunResult, read_result, write_result
 from longtake.operators.errors import LongTakeError
 
 TRACKS = ("coverage", "memory", "tracking")
@@ -52,6 +52,10 @@ class Track(Protocol):
     @property
     def plan(self) -> str:
         """Everything that a run's result depends on, but for its variant and seed."""
+        ...
+
+    def baseline(self) -> list[Row]:
+        """What the commonest answers would score in the tests that every variant takes."""
         ...
 
     def prepare(self, report: Report) -> None:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from longtake.operators.ablation.combining import Describing
 from longtake.operators.ablation.coverage import Plan
 from longtake.operators.ablation.coverage_track import Budget, CoverageTrack
 from longtake.operators.ablation.questions import Batches
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small are slower on more threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def small_budget(steps: int = 40) -> Budget:

@@ -6,7 +6,8 @@ import torch
 
 from longtake.operators.ablation.coverage_track import CoverageTrack
 from longtake.operators.ablation.features import delayed
-from longtake.operators.ablation.questions import Batches, majority, needle_set, question_set
+from longtake.operators.ablation.questions import Batches, needle_set, question_set
+from longtake.operators.ablation.results import majority_rows
 from longtake.operators.training.pool import BeatPool, PoolSpec
 from longtake.operators.world.script import write_script
 
@@ -43,8 +44,9 @@ def test_a_question_set_pads_what_a_video_lacks_and_splits_by_video() -> None:
     second = test.part(1, 2)
     assert second.asked == test.asked[18:] and second.chosen_VT.tolist() == [list(range(64, 128))]
     assert set(test.labels) >= {"needle", "bind", "exists"}
-    for kind, (right, total) in majority(test).items():
-        assert 0 < right <= total == test.labels.count(kind)
+    for row in majority_rows(test, "world"):
+        answers = [q.answer for q, label in zip(test.asked, test.labels, strict=True) if label == row.kind]
+        assert row.total == len(answers) and row.right == max(answers.count(answer) for answer in answers)
 
 
 def test_delayed_sound_moves_by_the_delay_and_stays_in_the_video() -> None:

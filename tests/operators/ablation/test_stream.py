@@ -38,26 +38,26 @@ def test_no_more_than_the_memory_is_read(variant: StreamVariant) -> None:
 @pytest.mark.parametrize(
     ("writer", "heard"),
     [
-        # Which of 32 snippets can change a memory of 16 tokens (4 snippets) at all.
-        ("fifo", [28, 29, 30, 31]),
-        ("uniform", [4, 12, 20, 28]),
-        ("mean", range(32)),
-        ("latent_last", range(32)),
-        ("ttm", range(32)),
+        # Which of 16 snippets can change a memory of 16 tokens (4 snippets) at all.
+        ("fifo", [12, 13, 14, 15]),
+        ("uniform", [2, 6, 10, 14]),
+        ("mean", range(16)),
+        ("latent_last", range(16)),
+        ("ttm", range(16)),
         ("none", []),
     ],
 )
 def test_only_what_the_rule_keeps_reaches_the_memory(writer: str, heard: list[int]) -> None:
     one = model(StreamVariant(name="one", says="", writer=writer, memory=16))  # type: ignore[arg-type]
-    tokens_VTmD = torch.randn(1, 32, 4, 96)
+    tokens_VTmD = torch.randn(1, 16, 4, 96)
     ids_QL = torch.arange(8)[None]
     with torch.inference_mode():
-        before = one.answer(one.write(tokens_VTmD, [32])[0], ids_QL)
+        before = one.answer(one.write(tokens_VTmD, [16])[0], ids_QL)
         changed = []
-        for snippet in range(32):
+        for snippet in range(16):
             other = tokens_VTmD.clone()
             other[:, snippet] += torch.randn(4, 96)
-            after = one.answer(one.write(other, [32])[0], ids_QL)
+            after = one.answer(one.write(other, [16])[0], ids_QL)
             if not torch.equal(before, after):
                 changed.append(snippet)
     assert changed == list(heard)
@@ -90,6 +90,7 @@ def memory_track(folder) -> MemoryTrack:  # type: ignore[no-untyped-def]
         pool_videos=3,
         test_videos=2,
         per_kind=2,
+        lengths=(8, 16),
     )
     return MemoryTrack(folder, budget, "cpu", 0)
 
@@ -123,7 +124,6 @@ def test_a_run_learns_and_scores_every_test(make, variant: str, tmp_path) -> Non
     count = len(steps)
     track.prepare(steps.append)
     assert len(steps) == count, "tokens are computed once"
-    assert track.run(variant, 0, lambda step: None).rows == result.rows
 
 
 def test_batches_of_a_seed_are_the_same_and_cut_within_the_video(tmp_path) -> None:  # type: ignore[no-untyped-def]
