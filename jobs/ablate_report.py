@@ -26,7 +26,7 @@ ABOUT = {
     ),
     "memory": (
         "All variants read the same tokens: one transformer combiner of 4 tokens a snippet, trained to describe single"
-        " snippets and frozen. Each trained its own writer and text decoder, on the text loss alone, at 2 to 64"
+        " snippets and frozen. Each trained its own writer and text decoder, on the text loss alone, at 1 to 64"
         " snippets; 128 to 512 are lengths that none was trained on.",
         "Videos are arrangements of beats from a seed that no training saw; however long, they hold at most 24"
         " soundings and one flash, so 16 tokens could hold what is asked about.",

@@ -61,7 +61,7 @@ class MemoryBudget:
 
 def quick_budget() -> MemoryBudget:
     """Six variants and one seed in 60 minutes on two cores."""
-    batches = Batches(steps=2500, videos=8, beats=(2, BEATS), questions=12, captions=0, spans=0.0, shares=SHARES)
+    batches = Batches(steps=2500, videos=8, beats=(1, BEATS), questions=12, captions=0, spans=0.0, shares=SHARES)
     return MemoryBudget(
         describing=Describing(steps=300), batches=batches, train_videos=150, pool_videos=40, test_videos=24, per_kind=4
     )

@@ -116,10 +116,12 @@ class Beat:
 
 @dataclass(frozen=True, kw_only=True)
 class Game:
-    """A long video: the numbers of its beats, the objects' names by their first place, and each beat's sound."""
+    """A long video: the numbers of its beats, the objects' names by their first place, in which order these places are
+    shown, and each beat's sound."""
 
     order: tuple[int, ...]
     objects: tuple[str, str, str]
+    shown: tuple[int, int, int]
     sounds: tuple[str | None, ...]
 
     def state(self, snippets: int) -> list[str]:
@@ -132,9 +134,12 @@ class Game:
         return places
 
     def ask(self, rng: random.Random, snippets: int, kind: str) -> Question:
-        """Where an object is ("where"), or what is at a place ("what"), after so many snippets."""
+        """Where an object is ("where"), or what is at a place ("what"), after so many snippets (at least 1).
+
+        After one or two snippets, when nothing has been swapped yet, it is about an object that was shown.
+        """
         state = self.state(snippets)
-        place = rng.randrange(len(PLACES))
+        place = rng.choice(self.shown[:snippets])
         if kind == "where":
             text, answer = f"where is the {state[place]} now", PLACES[place]
         else:
@@ -185,11 +190,11 @@ class SwapPool:
             rng.choice(self.sounding[rng.choice(INERT)]) if rng.random() < 0.5 else rng.choice(self.silent)
             for _ in range(rest)
         ]
-        rng.shuffle(shown)
+        places = tuple(rng.sample(range(len(PLACES)), len(PLACES)))
         rng.shuffle(later)
-        order = (*shown, *later)
+        order = (*(shown[place] for place in places), *later)
         sounds = tuple(self.beats[number].sound for number in order)
-        return Game(order=order, objects=objects, sounds=sounds)  # type: ignore[arg-type]
+        return Game(order=order, objects=objects, shown=places, sounds=sounds)  # type: ignore[arg-type]
 
 
 def _beat_of(script: Script, number: int) -> Beat:

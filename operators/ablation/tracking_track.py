@@ -110,14 +110,15 @@ class TrackingTrack(StreamTrack):
         most = max(TESTED)
         for step in range(self.steps):
             rng = random.Random(f"tracking {seed} {step}")
-            reach = min(1.0, 2 * (step + 1) / self.steps)
-            longest = round(4 + (SNIPPETS - 4) * reach)
-            snippets = longest if rng.random() < 0.5 else rng.randint(4, longest)
+            # Videos grow over the first half; a first one shows an object, and asks where it is.
+            longest = max(1, round(SNIPPETS * min(1.0, 2 * (step + 1) / self.steps)))
+            snippets = longest if rng.random() < 0.5 else rng.randint(1, longest)
+            whole = max(snippets, len(swaps.PLACES))
             games = [
-                pool.game(rng, snippets, rng.randint(0, min(most, snippets - len(swaps.PLACES))))
+                pool.game(rng, whole, rng.randint(0, min(most, whole - len(swaps.PLACES))))
                 for _ in range(self.spent.videos)
             ]
-            cuts = sorted({snippets, *(rng.randint(len(swaps.PLACES), snippets) for _ in range(CUTS - 1))})
+            cuts = sorted({snippets, *(rng.randint(1, snippets) for _ in range(CUTS - 1))})
             questions = tuple(
                 tensorize(
                     [
@@ -125,7 +126,7 @@ class TrackingTrack(StreamTrack):
                         for game in games
                         for _ in range(self.spent.questions)
                     ],
-                    snippets,
+                    whole,
                     self.words,
                 )
                 for cut in cuts

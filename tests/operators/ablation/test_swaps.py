@@ -22,6 +22,7 @@ def test_swaps_follow_the_rules() -> None:
     game = Game(
         order=(0,) * 7,
         objects=("red star", "blue moon", "pink ring"),
+        shown=(2, 0, 1),
         sounds=(None, None, None, "horn", "drum", "whistle", "bell"),
     )
     assert game.state(3) == ["red star", "blue moon", "pink ring"]
@@ -33,6 +34,8 @@ def test_swaps_follow_the_rules() -> None:
         place = PLACES.index(question.answer)
         assert question.text == f"where is the {game.state(7)[place]} now"
     assert game.ask(random.Random(0), 3, "what").answer in game.objects
+    # Only what was shown already is asked about.
+    assert {game.ask(random.Random(seed), 1, "where").text for seed in range(9)} == {"where is the pink ring now"}
 
 
 def test_a_game_shows_three_unlike_objects_first_and_has_its_swaps() -> None:
@@ -42,7 +45,7 @@ def test_a_game_shows_three_unlike_objects_first_and_has_its_swaps() -> None:
         game = beats.game(rng, 32, swaps)
         assert len(game.order) == 32
         shown = [beats.beats[number] for number in game.order[:3]]
-        assert {beat.place for beat in shown} == {0, 1, 2}
+        assert tuple(beat.place for beat in shown) == game.shown and sorted(game.shown) == [0, 1, 2]
         assert len({beat.colour for beat in shown}) == len({beat.shape for beat in shown}) == 3
         assert sum(sound in ("horn", "bell", "whistle") for sound in game.sounds) == swaps
         assert all(beats.beats[number].place is None for number in game.order[3:])
