@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         if value < 1:
             raise InputError(f"--{option} must be at least 1, not {value}")
     out = Path(args.out or f"runs/ablate-{args.track}{'-quick' if args.quick else ''}")
-    track = track_by_name(args.track, out, args.quick, device, processes)
+    track = track_by_name(args.track, out, args.quick, device, cores)
     known = track.variants
     names = list(track.quick if args.quick else known)
     if args.variants is not None:
