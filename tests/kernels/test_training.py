@@ -14,6 +14,7 @@ from tests.kernels.checks import DEVICE
 from longtake.operators import presets
 from longtake.operators.config import AudioConfig, ModelConfig, TransformerConfig, Tube, VideoConfig
 from longtake.operators.model import LongTakeModel
+from longtake.operators.pretrained import Towers
 from longtake.operators.training import trainer
 from longtake.operators.training.snippet_stage import SnippetStage
 from longtake.operators.training.trainer import Plan, Trainer
@@ -48,8 +49,8 @@ def nudge(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Start the next run from weights that are off by about this much, relatively: another rounding."""
 
     def start(size: float) -> None:
-        def made(config: ModelConfig) -> LongTakeModel:
-            model = LongTakeModel(config)
+        def made(config: ModelConfig, towers: Towers | None = None) -> LongTakeModel:
+            model = LongTakeModel(config, towers)
             generator = torch.Generator().manual_seed(1)
             with torch.no_grad():
                 for weight in model.parameters():
