@@ -5,6 +5,7 @@ Shapes: S snippets, P samples, T steps in time, N tokens, D width of the tower, 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,7 +28,7 @@ SOURCES = {
 }
 
 
-class SoundTower(nn.Module):
+class SoundTower(nn.Module, ABC):
     """A front end and a tower. Features lie on a grid of steps in time and bands of frequency."""
 
     front: WhisperFront | KaldiFront | ClapFront
@@ -44,13 +45,13 @@ class SoundTower(nn.Module):
         dtype: torch.dtype = next(self.model.parameters()).dtype
         return dtype
 
+    @abstractmethod
     def count(self, length_S: Tensor) -> Tensor:
         """How many steps sounds of so many samples reach into."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, inputs: Tensor) -> Tensor:
         """The front end's output to features [S, T, bands, D] of the whole window that the tower sees."""
-        raise NotImplementedError
 
 
 class WhisperTower(SoundTower):

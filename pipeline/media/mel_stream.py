@@ -12,6 +12,7 @@ from longtake.operators.config import AudioConfig
 from longtake.operators.log_mel import frame_centres_ns, log_mel, resample_frames
 from longtake.pipeline.media.plan import SECOND_NS
 from longtake.pipeline.media.segment import SoundChunk
+from longtake.pipeline.media.wave_buffer import WaveBuffer
 
 # Mel frames are computed in blocks that begin at multiples of this, so that a resumed job computes the same blocks.
 BLOCK = 1000
@@ -24,10 +25,7 @@ class MelStream:
         """`first_ns`: no window before this will be asked for."""
         self._config = config
         self._pad = -(-config.fft // 2 // config.hop) + 1
-        # The sound that is kept: consecutive pieces from sample `_origin` on.
-        self._pieces: deque[tuple[NDArray[np.float32] | None, int]] = deque()
-        self._origin = 0
-        self._stop = 0
+        self._sound = WaveBuffer()
         self._ended = False
         self._next_block = _first_frame(first_ns, config) // BLOCK
         # Blocks of mel frames: number of the block, frames [BLOCK, M], and which of them have sound [BLOCK].
@@ -39,10 +37,7 @@ class MelStream:
         Raises:
             ValueError: the chunk does not follow the one before.
         """
-        if chunk.first != self._stop:
-            raise ValueError(f"sound of sample {chunk.first} follows sample {self._stop}")
-        self._pieces.append((chunk.wave_S, chunk.samples))
-        self._stop += chunk.samples
+        self._sound.push(chunk)
         self._compute()
 
     def end(self) -> None:
@@ -59,7 +54,7 @@ class MelStream:
         Windows must be asked for in order; the sound before `start_ns` is forgotten.
         """
         first, stop = _first_frame(start_ns, self._config), _first_frame(stop_ns, self._config)
-        while self._ended and self._next_block * BLOCK < min(stop, self._stop // self._config.hop + 1):
+        while self._ended and self._next_block * BLOCK < min(stop, self._sound.stop // self._config.hop + 1):
             self._block()
         while self._blocks and (self._blocks[0][0] + 1) * BLOCK <= first:
             self._blocks.popleft()
@@ -83,18 +78,16 @@ class MelStream:
 
     def _compute(self) -> None:
         hop = self._config.hop
-        while ((self._next_block + 1) * BLOCK + self._pad) * hop <= self._stop:
+        while ((self._next_block + 1) * BLOCK + self._pad) * hop <= self._sound.stop:
             self._block()
         # Forget the sound that no later block needs.
-        needed = max(0, self._next_block * BLOCK - self._pad) * hop
-        while self._pieces and self._origin + self._pieces[0][1] <= needed:
-            self._origin += self._pieces.popleft()[1]
+        self._sound.forget(max(0, self._next_block * BLOCK - self._pad) * hop)
 
     def _block(self) -> None:
         hop = self._config.hop
         first = self._next_block * BLOCK
         start, stop = (first - self._pad) * hop, (first + BLOCK + self._pad) * hop
-        wave_S, sound_S = self._cut(start, stop)
+        wave_S, sound_S = self._sound.cut(start, stop)
         sound_N = torch.from_numpy(sound_S[self._pad * hop : -self._pad * hop : hop].copy())
         if bool(sound_N.any()):
             mel_NM = log_mel(torch.from_numpy(wave_S), self._config)[self._pad : self._pad + BLOCK].contiguous()
@@ -102,19 +95,6 @@ class MelStream:
             mel_NM = torch.zeros(BLOCK, self._config.mels)
         self._blocks.append((self._next_block, mel_NM, sound_N))
         self._next_block += 1
-
-    def _cut(self, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Samples [start, stop), zeros where there are none, and which of them are sound."""
-        wave = np.zeros(stop - start, np.float32)
-        sound = np.zeros(stop - start, np.bool_)
-        at = self._origin
-        for piece, samples in self._pieces:
-            low, high = max(at, start), min(at + samples, stop)
-            if low < high and piece is not None:
-                wave[low - start : high - start] = piece[low - at : high - at]
-                sound[low - start : high - start] = True
-            at += samples
-        return wave, sound
 
 
 def _first_frame(time_ns: int, config: AudioConfig) -> int:
