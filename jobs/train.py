@@ -73,7 +73,8 @@ def run(args: argparse.Namespace) -> int:
     from longtake.operators import presets
     from longtake.operators.errors import InputError
     from longtake.operators.training.curves import draw_curves
-    from longtake.operators.training.trainer import Plan, Report
+    from longtake.operators.training.run import Report
+    from longtake.operators.training.trainer import Plan
 
     try:
         config = presets.by_name(args.preset)

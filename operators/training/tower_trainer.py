@@ -17,8 +17,9 @@ from longtake.operators.errors import InputError
 from longtake.operators.training.batches import Clips
 from longtake.operators.training.beat_store import BeatStore, StoredClips, features_of, is_frozen
 from longtake.operators.training.pool import BeatPool, RenderedVideos
+from longtake.operators.training.run import Report
 from longtake.operators.training.snippet_stage import SnippetStage, describe
-from longtake.operators.training.trainer import Plan, Report, Trainer
+from longtake.operators.training.trainer import Plan, Trainer
 
 
 class TowerTrainer(Trainer):
@@ -40,6 +41,7 @@ class TowerTrainer(Trainer):
         self.store = BeatStore(features or out / "features", plan.pool, self.model)
 
     def _prepare(self, on_report: Callable[[Report], None]) -> None:
+        super()._prepare(on_report)
         if self.stage != "snippets" and self._cache.is_file():
             # The pool's tokens are all that is still read.
             return

@@ -23,8 +23,9 @@ from longtake.operators.config import ModelConfig
 from longtake.operators.errors import InputError
 from longtake.operators.training.curves import draw_curves
 from longtake.operators.training.pool import LongStage, PoolSpec
+from longtake.operators.training.run import Report, _rate
 from longtake.operators.training.snippet_stage import SnippetStage
-from longtake.operators.training.trainer import COLUMNS, Plan, Report, Trainer, _rate
+from longtake.operators.training.trainer import COLUMNS, Plan, Trainer
 
 Configs = Callable[..., ModelConfig]
 ROOT = Path(__file__).resolve().parents[2]

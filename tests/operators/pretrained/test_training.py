@@ -27,9 +27,10 @@ from longtake.operators.pretrained.towers import PretrainedConfig, on_public_enc
 from longtake.operators.snippet_encoder import SnippetEncoder
 from longtake.operators.training.beat_store import NOTES, BeatStore, features_of
 from longtake.operators.training.pool import LongStage, PoolSpec, RenderedVideos
+from longtake.operators.training.run import Report
 from longtake.operators.training.snippet_stage import SnippetStage
 from longtake.operators.training.tower_trainer import TowerTrainer
-from longtake.operators.training.trainer import Plan, Report, Trainer
+from longtake.operators.training.trainer import Plan, Trainer
 
 Configs = Callable[..., ModelConfig]
 LONG = LongStage(videos=2, beats=(4, 8), questions=4, captions=1, spans=0.35)
