@@ -6,11 +6,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 PAD, UNKNOWN, START, END, NEWLINE = "<|pad|>", "<|unk|>", "<|im_start|>", "<|im_end|>", "\n"
 SPECIALS = (PAD, UNKNOWN, START, END, NEWLINE)
 ROLES = ("system", "user", "assistant")
+DIGITS = "0123456789"
+# Before what goes on a word, as WordPiece writes it.
+CONTINUED = "##"
 
 
 class ChatTokenizer:
@@ -29,10 +32,18 @@ class ChatTokenizer:
         self.pad, self.unknown, self.start, self.end, self.newline = (vocabulary[token] for token in SPECIALS)
 
     @staticmethod
-    def from_words(words: Sequence[str]) -> ChatTokenizer:
-        """A word-level tokenizer (lower case, punctuation apart) over a fixed list of words."""
-        vocabulary = {token: number for number, token in enumerate(dict.fromkeys([*SPECIALS, *ROLES, *words]))}
-        tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    def from_words(words: Sequence[str], *, digits: bool = False) -> ChatTokenizer:
+        """A tokenizer (lower case, punctuation apart) over a fixed list of words.
+
+        With `digits`, whole numbers that are no words of the list are spelt: "128" is "1", "##2", "##8" (WordPiece).
+        """
+        spelling = [*DIGITS, *(CONTINUED + digit for digit in DIGITS)] if digits else []
+        tokens = dict.fromkeys([*SPECIALS, *ROLES, *words, *spelling])
+        vocabulary = {token: number for number, token in enumerate(tokens)}
+        model = models.WordPiece if digits else models.WordLevel
+        tokenizer = Tokenizer(model(vocabulary, unk_token=UNKNOWN))
+        if digits:
+            tokenizer.decoder = decoders.WordPiece(prefix=CONTINUED, cleanup=False)
         # The wording's punctuation carries nothing that these words do not.
         tokenizer.normalizer = normalizers.Sequence(
             [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace(Regex(r"[?.!,;:\"]"), " ")]

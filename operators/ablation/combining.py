@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from longtake.operators.ablation.features import BeatFeatures
 from longtake.operators.combiners import Combiner, Features
-from longtake.operators.training.snippet_stage import PARTS
+from longtake.operators.training.built_in import DESCRIPTION
 
 # What of a video a variant is given.
 Senses = Literal["both", "no_sound", "sound_shuffled", "no_picture", "none"]
@@ -109,7 +109,7 @@ def train_combiner(
     plan: Describing,
     seed: int,
     on_step: Callable[[int, float], None],
-    parts: dict[str, int] = PARTS,
+    parts: dict[str, int] = DESCRIPTION,
 ) -> float:
     """Train a combiner to describe the pool's beats, and freeze it.
 

@@ -35,8 +35,8 @@ from longtake.operators.config import (
 )
 from longtake.operators.model import LongTakeModel
 from longtake.operators.training.batches import Questions, tensorize
+from longtake.operators.training.built_in import BeatPool
 from longtake.operators.training.losses import LossWeights, question_losses
-from longtake.operators.training.pool import BeatPool
 
 # recent and uniform snippets: one snippet in so many is kept, with so many times the tokens each.
 PART = 4

@@ -19,9 +19,10 @@ from longtake.operators.ablation.questions import Batches, TestSet, needle_set, 
 from longtake.operators.ablation.results import Row, RunResult, count_right, majority_rows
 from longtake.operators.ablation.tracks import Report, Step
 from longtake.operators.checkpoint import LoadedModel, load_model
-from longtake.operators.training.pool import BeatPool, PoolSpec
-from longtake.operators.training.snippet_stage import describe
+from longtake.operators.training.built_in import BeatPool, describe
+from longtake.operators.training.course import PoolSpec
 from longtake.operators.world.script import BEAT_S, Script
+from longtake.operators.world.worlds import BUILT_IN
 
 BEATS = 64
 DELAYS = (0.25, 0.5, 1.0)
@@ -101,7 +102,7 @@ class CoverageTrack:
     def prepare(self, report: Report) -> None:
         """Compute the features of the pools, and of the test videos with their sound delayed."""
         folder = self.folder / "features"
-        tests = self.test_spec.scripts()
+        tests = self.test_spec.scripts(BUILT_IN)
 
         def features(stage: str, scripts: Sequence[Script], seed: int) -> BeatFeatures:
             def on_video(done: int, total: int) -> None:
@@ -111,7 +112,7 @@ class CoverageTrack:
                 folder, self.loaded, scripts, seed, workers=self.workers, device=self.device, on_video=on_video
             )
 
-        train = features("training", self.train_spec.scripts(), self.train_spec.seed)
+        train = features("training", self.train_spec.scripts(BUILT_IN), self.train_spec.seed)
         plain = features("test", tests, self.test_spec.seed)
         late = {
             delay: features(

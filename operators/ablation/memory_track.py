@@ -16,10 +16,11 @@ from longtake.operators.ablation.questions import Batches, TestSet, question_set
 from longtake.operators.ablation.stream import StreamBatch, StreamVariant, Writer
 from longtake.operators.ablation.stream_track import StreamTrack
 from longtake.operators.chat import ChatTokenizer
-from longtake.operators.training.pool import BeatPool, PoolSpec
-from longtake.operators.training.snippet_stage import PARTS, describe
+from longtake.operators.training.built_in import DESCRIPTION, BeatPool, describe
+from longtake.operators.training.course import PoolSpec
 from longtake.operators.world.questions import Kind
 from longtake.operators.world.script import Script
+from longtake.operators.world.worlds import BUILT_IN
 
 BEATS = 64
 # Facts that a small memory can hold: a flash and at most 24 soundings a video, however long it is. What else was shown
@@ -85,7 +86,7 @@ class MemoryTrack(StreamTrack):
 
     all_variants = VARIANTS
     quick = ("all", "ttm_32", "fifo_32", "uniform_32", "mean_32", "latent_last_32")
-    parts = PARTS
+    parts = DESCRIPTION
 
     def __init__(self, folder: Path, budget: MemoryBudget, device: str, workers: int) -> None:
         self.spent = budget
@@ -104,7 +105,7 @@ class MemoryTrack(StreamTrack):
         return repr(self.spent)
 
     def scripts(self, split: str) -> list[Script]:
-        return self.specs[split].scripts()
+        return self.specs[split].scripts(BUILT_IN)
 
     def truth(self) -> Tensor:
         return torch.cat([describe(beat) for beat in BeatPool(self.specs["training"]).beats])

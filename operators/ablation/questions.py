@@ -16,7 +16,7 @@ from torch import Tensor
 
 from longtake.operators.chat import ChatTokenizer
 from longtake.operators.training.batches import Questions, tensorize
-from longtake.operators.training.pool import BeatPool
+from longtake.operators.training.built_in import BeatPool
 from longtake.operators.world.questions import KINDS, Kind, Question, ask, random_span
 from longtake.operators.world.script import BEAT_S, Script
 

@@ -8,9 +8,9 @@ frames, M mels (for a public sound encoder A are samples and M is 1).
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,14 +21,11 @@ from torch import Tensor
 from longtake.operators.chat import ChatTokenizer
 from longtake.operators.config import AudioConfig, ModelConfig
 from longtake.operators.log_mel import frame_centres_ns, log_mel, resample_frames
-from longtake.operators.world.pictures import render_pictures
-from longtake.operators.world.questions import Kind, Question, ask, random_span
-from longtake.operators.world.script import BEAT_S, Script
-from longtake.operators.world.sounds import render_sound
+from longtake.operators.world.questions import Question, Timeline
+from longtake.operators.world.script import BEAT_S
+from longtake.operators.world.worlds import BUILT_IN, World
 
 NS = 1_000_000_000
-# How often each kind is asked in training; the kinds that take longest to learn come more often.
-SHARES: dict[Kind, int] = {"needle": 1, "bind": 2, "first": 4, "last": 4, "count": 6, "exists": 7, "heard": 5}
 
 
 @dataclass(kw_only=True)
@@ -57,12 +54,14 @@ class Clips:
         return self.mel_mask_SA.any(1)
 
 
-def render_clips(scripts: Sequence[Script], config: ModelConfig, rng: np.random.Generator | None) -> Clips:
+def render_clips(
+    scripts: Sequence[Timeline], config: ModelConfig, rng: np.random.Generator | None, world: World[Any] = BUILT_IN
+) -> Clips:
     """Pictures and log-mel of whole scripts, one snippet a beat; `rng` adds the wear of real files, None adds none."""
     frames, mels, masks = [], [], []
     for script in scripts:
-        frames.append(_pictures(script, config, rng))
-        mel_TAM, mask_TA = _mel(script, config, rng)
+        frames.append(_pictures(script, config, rng, world))
+        mel_TAM, mask_TA = _mel(script, config, rng, world)
         mels.append(mel_TAM)
         masks.append(mask_TA)
     frames_SFHWC = torch.cat(frames)
@@ -74,7 +73,7 @@ def render_clips(scripts: Sequence[Script], config: ModelConfig, rng: np.random.
     )
 
 
-def _pictures(script: Script, config: ModelConfig, rng: np.random.Generator | None) -> Tensor:
+def _pictures(script: Timeline, config: ModelConfig, rng: np.random.Generator | None, world: World[Any]) -> Tensor:
     """The pictures of a script's beats, uint8 [T, F, H, W, 3]."""
     video = config.video
     step = BEAT_S / video.frames
@@ -86,7 +85,7 @@ def _pictures(script: Script, config: ModelConfig, rng: np.random.Generator | No
             height = int(height * rng.uniform(0.7, 1.0))
         else:
             width = int(width * rng.uniform(0.7, 1.0))
-    pictures_NHWC = render_pictures(script, times, height, width)
+    pictures_NHWC = world.pictures(script, times, height, width)
     if rng is not None:
         pictures_NHWC = _wear(pictures_NHWC, rng)
     top, left = (video.height - height) // 2, (video.width - width) // 2
@@ -124,10 +123,12 @@ def _blur(x_NHWC: Tensor) -> Tensor:
     return x_NHWC
 
 
-def _mel(script: Script, config: ModelConfig, rng: np.random.Generator | None) -> tuple[Tensor, Tensor]:
+def _mel(
+    script: Timeline, config: ModelConfig, rng: np.random.Generator | None, world: World[Any]
+) -> tuple[Tensor, Tensor]:
     """What the model hears of a script's beats, log-mel or waves [T, A, M], and its mask [T, A]."""
     audio = config.audio
-    wave = torch.from_numpy(render_sound(script))
+    wave = torch.from_numpy(world.sound(script))
     if rng is not None:
         if rng.random() < 0.05:
             # A silent file.
@@ -154,36 +155,6 @@ def _waves(wave_S: Tensor, beats: int, audio: AudioConfig) -> tuple[Tensor, Tens
     wave_TAM = torch.zeros(beats, audio.frames, 1)
     wave_TAM[:, :samples, 0] = wave_TS[:, :samples]
     return wave_TAM, (torch.arange(audio.frames) < samples).repeat(beats, 1)
-
-
-def draw_questions(rng: random.Random, script: Script, count: int, captions: int, spans: float) -> list[Question]:
-    """`count` random questions about a script: first `captions` descriptions of one beat, then all other kinds, a
-    share of `spans` of them about a span. Where a script has too little to ask about, some come twice."""
-    drawn: list[Question] = []
-    for _ in range(20 * count):
-        if len(drawn) == count:
-            break
-        if len(drawn) < captions:
-            beat = rng.randrange(script.beats)
-            question = ask(rng, script, "caption", (beat * BEAT_S, (beat + 1) * BEAT_S))
-        else:
-            kind = rng.choices(list(SHARES), list(SHARES.values()))[0]
-            span = random_span(rng, script) if rng.random() < spans else None
-            if span is None and kind in ("exists", "heard") and rng.random() < 0.5:
-                span = _short_span(rng, script)
-            question = ask(rng, script, kind, span)
-        if question is not None:
-            drawn.append(question)
-    while len(drawn) < count:
-        drawn.append(drawn[rng.randrange(len(drawn))])
-    return drawn
-
-
-def _short_span(rng: random.Random, script: Script) -> tuple[float, float]:
-    """A span of one to four beats: whether a red star was shown is learned first where little else was."""
-    beats = rng.randint(1, min(4, script.beats))
-    first = rng.randint(0, script.beats - beats)
-    return first * BEAT_S, (first + beats) * BEAT_S
 
 
 def tensorize(asked: Sequence[Question], snippets: int, tokenizer: ChatTokenizer) -> Questions:

@@ -24,7 +24,8 @@ from longtake.operators.combiners import Features
 from longtake.operators.errors import InputError
 from longtake.operators.model import LongTakeModel
 from longtake.operators.training.batches import Clips
-from longtake.operators.training.pool import PoolSpec
+from longtake.operators.training.built_in import BUILT_IN_COURSE
+from longtake.operators.training.course import PoolSpec
 
 NOTES = "features.json"
 # Snippets that go through a tower at a time.
@@ -41,6 +42,13 @@ class StoredClips:
     audio: Tensor
     audio_mask: Tensor
 
+    @staticmethod
+    def of(clips: Clips) -> StoredClips:
+        """Rendered clips as they are, for a model without frozen encoders."""
+        return StoredClips(
+            video=clips.frames_SFHWC, video_mask=clips.frame_mask_SF, audio=clips.mel_SAM, audio_mask=clips.mel_mask_SA
+        )
+
     @property
     def heard_S(self) -> Tensor:
         """Which snippets come with sound; bool [S]."""
@@ -56,9 +64,9 @@ class BeatStore:
     One process fills it; any number may read it then. Pickled it is without its files: a worker maps them itself.
     """
 
-    def __init__(self, path: Path, spec: PoolSpec, model: LongTakeModel) -> None:
+    def __init__(self, path: Path, spec: PoolSpec, model: LongTakeModel, world_key: str = BUILT_IN_COURSE.key) -> None:
         self.path, self.spec = path, spec
-        self.key = store_key(spec, model)
+        self.key = store_key(spec, model, world_key)
         self._files: dict[str, Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -146,10 +154,16 @@ class BeatStore:
         part.replace(self.path / NOTES)
 
 
-def store_key(spec: PoolSpec, model: LongTakeModel) -> str:
-    """Sixteen hex digits of all that stored beats depend on: the pool, the shapes of the input, the frozen towers."""
+def store_key(spec: PoolSpec, model: LongTakeModel, world_key: str) -> str:
+    """Sixteen hex digits of all that stored beats depend on: the pool and its world, the shapes of the input, the
+    frozen towers."""
     video, audio = model.config.video, model.config.audio
-    parts: list[Any] = [repr(spec), video.clip, (audio.frames, audio.mels, audio.sample_rate_hz, audio.hop, audio.fft)]
+    parts: list[Any] = [
+        repr(spec),
+        world_key,
+        video.clip,
+        (audio.frames, audio.mels, audio.sample_rate_hz, audio.hop, audio.fft),
+    ]
     for config, encoder in ((video, model.video_encoder), (audio, model.audio_encoder)):
         layer = None if config.pretrained is None else config.pretrained.layer
         parts.append([getattr(encoder, "fingerprint", None), layer] if is_frozen(encoder) else None)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -56,7 +56,7 @@ class TrainingRun(ABC):
     A subclass sets `model` and `tokenizer`, names the columns of its curves, and says what its stages do.
     """
 
-    columns: ClassVar[tuple[str, ...]]
+    columns: tuple[str, ...]
     model: LongTakeModel
     tokenizer: ChatTokenizer
 

@@ -11,7 +11,9 @@ Shapes: S snippets, N feature tokens, m combined tokens, D width, F pictures, A 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,73 +26,26 @@ from longtake.operators.config import ModelConfig
 from longtake.operators.encoders import centre_positions
 from longtake.operators.feature_layout import FeatureLayout
 from longtake.operators.training.batches import Clips, render_clips
-from longtake.operators.world.script import BEAT_S, COLOURS, SHAPES, SOUNDS, Script, Thing, write_script
-
-# What a description says, and how many values each part has; 0 is "none" everywhere.
-PARTS = {
-    "colour_first": len(COLOURS) + 1,
-    "colour_second": len(COLOURS) + 1,
-    "shape_first": len(SHAPES) + 1,
-    "shape_second": len(SHAPES) + 1,
-    "sound_first": len(SOUNDS) + 1,
-    "sound_second": len(SOUNDS) + 1,
-    "flash": 2,
-    "colour_heard": len(COLOURS) + 1,
-    "shape_heard": len(SHAPES) + 1,
-}
-
-
-def describe(script: Script) -> Tensor:
-    """The description of every beat, int64 [beats, parts], in the order of `PARTS`."""
-    rows = []
-    for beat in range(script.beats):
-        halves = [beat * BEAT_S + BEAT_S * part for part in (0.25, 0.75)]
-        shown = [script.thing_at(time) for time in halves]
-        heard: list[int] = []
-        heard_with: Thing | None = None
-        for time in halves:
-            sounding = [s for s in script.sounds if s.name in SOUNDS and s.start_s <= time < s.stop_s]
-            heard.append(SOUNDS.index(sounding[0].name) + 1 if sounding else 0)
-            if sounding:
-                heard_with = script.thing_at(time)
-        flash = any(f.start_s < (beat + 1) * BEAT_S and f.stop_s > beat * BEAT_S for f in script.flashes)
-        rows.append(
-            [
-                *(_colour(thing) for thing in shown),
-                *(_shape(thing) for thing in shown),
-                *heard,
-                int(flash),
-                _colour(heard_with),
-                _shape(heard_with),
-            ]
-        )
-    return torch.tensor(rows)
-
-
-def _colour(thing: Thing | None) -> int:
-    return COLOURS.index(thing.colour) + 1 if thing else 0
-
-
-def _shape(thing: Thing | None) -> int:
-    return SHAPES.index(thing.shape) + 1 if thing else 0
+from longtake.operators.training.course import Course, Part
+from longtake.operators.world.script import BEAT_S
 
 
 class SnippetHeads(nn.Module):
     """Linear readers of descriptions, for training only. `layout` is the one of the features that they will read."""
 
-    def __init__(self, config: ModelConfig, layout: FeatureLayout) -> None:
+    def __init__(self, config: ModelConfig, layout: FeatureLayout, parts: Sequence[Part]) -> None:
         super().__init__()
-        self.parts = dict(PARTS)
+        self.parts = tuple(parts)
         for name, second_N in (("video", _second_pictures(config, layout)), ("audio", _second_sound(config, layout))):
             # Where one token spans the whole snippet, it is read for both halves.
             whole = not second_N.any()
             self.register_buffer(f"first_{name}_N", ~second_N, persistent=False)
             self.register_buffer(f"second_{name}_N", ~second_N if whole else second_N, persistent=False)
-        self.colour = nn.Linear(config.width, PARTS["colour_first"])
-        self.shape = nn.Linear(config.width, PARTS["shape_first"])
-        self.sound = nn.Linear(config.width, PARTS["sound_first"])
-        self.flash = nn.Linear(config.width, PARTS["flash"])
-        self.tokens = nn.Linear(config.width * config.combiner.tokens, sum(PARTS.values()))
+        self.readers = nn.ModuleDict()
+        for part in self.parts:
+            if part.reader is not None and part.reader not in self.readers:
+                self.readers[part.reader] = nn.Linear(config.width, part.values)
+        self.tokens = nn.Linear(config.width * config.combiner.tokens, sum(part.values for part in self.parts))
 
     def forward(
         self, features: Features, tokens_SmD: Tensor, truth_SP: Tensor, sound_S: Tensor
@@ -98,34 +53,40 @@ class SnippetHeads(nn.Module):
         """The losses of the features' and of the tokens' descriptions.
 
         Args:
-            truth_SP: from `describe`.
+            truth_SP: int64, the descriptions.
             sound_S: bool, False where the snippet came without sound: what was heard is not asked there.
         Returns:
             two scalar losses, and for each part the share of snippets that the tokens describe rightly.
         """
-        truth = dict(zip(PARTS, truth_SP.unbind(1), strict=True))
-        video, audio = features.video_BND, features.audio_BND
-        first_v, second_v = self.get_buffer("first_video_N"), self.get_buffer("second_video_N")
-        first_a, second_a = self.get_buffer("first_audio_N"), self.get_buffer("second_audio_N")
-        read = {
-            "colour_first": self._loudest(self.colour(video[:, first_v])),
-            "colour_second": self._loudest(self.colour(video[:, second_v])),
-            "shape_first": self._loudest(self.shape(video[:, first_v])),
-            "shape_second": self._loudest(self.shape(video[:, second_v])),
-            "sound_first": self._loudest(self.sound(audio[:, first_a])),
-            "sound_second": self._loudest(self.sound(audio[:, second_a])),
-            "flash": self.flash(video.mean(1)),
-        }
-        of_features = torch.stack([self._loss(name, logits, truth, sound_S) for name, logits in read.items()]).mean()
-        joint = dict(zip(PARTS, self.tokens(tokens_SmD.flatten(1)).split(list(PARTS.values()), dim=1), strict=True))
-        of_tokens = torch.stack([self._loss(name, logits, truth, sound_S) for name, logits in joint.items()]).mean()
+        truth = truth_SP.unbind(1)
+        read = [
+            self._loss(part, self._read(part, features), truth_S, sound_S)
+            for part, truth_S in zip(self.parts, truth, strict=True)
+            if part.reader is not None
+        ]
+        joint = self.tokens(tokens_SmD.flatten(1)).split([part.values for part in self.parts], dim=1)
+        told = [
+            self._loss(part, logits_SC, truth_S, sound_S)
+            for part, logits_SC, truth_S in zip(self.parts, joint, truth, strict=True)
+        ]
         # What is "none" most of the time would flatter the share: it is taken where there is something.
         right = {}
-        for name, logits in joint.items():
-            there = (truth[name] > 0) & (sound_S | (name.split("_")[0] in ("colour", "shape") and "heard" not in name))
-            if bool(there.any()):
-                right[name] = (logits.argmax(1) == truth[name])[there].float().mean().item()
-        return of_features, of_tokens, right
+        for part, logits_SC, truth_S in zip(self.parts, joint, truth, strict=True):
+            there_S = (truth_S > 0) & (sound_S | (not part.of_sound))
+            if bool(there_S.any()):
+                right[part.name] = (logits_SC.argmax(1) == truth_S)[there_S].float().mean().item()
+        return torch.stack(read).mean(), torch.stack(told).mean(), right
+
+    def _read(self, part: Part, features: Features) -> Tensor:
+        """A part's logits [S, C] off the features of its sense and half."""
+        features_SND = features.video_BND if part.sense == "video" else features.audio_BND
+        if part.half is not None:
+            features_SND = features_SND[:, self.get_buffer(f"{part.half}_{part.sense}_N")]
+        assert part.reader is not None
+        if part.reads == "mean":
+            logits_SC: Tensor = self.readers[part.reader](features_SND.mean(1))
+            return logits_SC
+        return self._loudest(self.readers[part.reader](features_SND))
 
     @staticmethod
     def _loudest(logits_SNC: Tensor) -> Tensor:
@@ -135,9 +96,9 @@ class SnippetHeads(nn.Module):
         return torch.cat([nothing, something], dim=-1)
 
     @staticmethod
-    def _loss(name: str, logits_SC: Tensor, truth: dict[str, Tensor], sound_S: Tensor) -> Tensor:
-        losses_S = F.cross_entropy(logits_SC.float(), truth[name], reduction="none")
-        if name.startswith("sound") or name.endswith("heard"):
+    def _loss(part: Part, logits_SC: Tensor, truth_S: Tensor, sound_S: Tensor) -> Tensor:
+        losses_S = F.cross_entropy(logits_SC.float(), truth_S, reduction="none")
+        if part.of_sound:
             return (losses_S * sound_S).sum() / sound_S.sum().clamp_min(1)
         return losses_S.mean()
 
@@ -170,14 +131,15 @@ class SnippetStage:
 class SnippetDataset(Dataset[tuple[Clips, Tensor]]):
     """Item n is the batch of step n: clips, and their description int64 [S, parts]."""
 
-    def __init__(self, config: ModelConfig, stage: SnippetStage, steps: int, seed: int) -> None:
-        self.config, self.stage, self.steps, self.seed = config, stage, steps, seed
+    def __init__(self, config: ModelConfig, course: Course[Any], stage: SnippetStage, steps: int, seed: int) -> None:
+        self.config, self.course, self.stage, self.steps, self.seed = config, course, stage, steps, seed
 
     def __len__(self) -> int:
         return self.steps
 
     def __getitem__(self, step: int) -> tuple[Clips, Tensor]:
         rng = random.Random(f"snippets {self.seed} {step}")
-        scripts = [write_script(rng.randrange(2**62), self.stage.beats) for _ in range(self.stage.videos)]
-        clips = render_clips(scripts, self.config, np.random.default_rng(rng.randrange(2**62)))
-        return clips, torch.cat([describe(script) for script in scripts])
+        world = self.course.world
+        scripts = [world.script(rng.randrange(2**62), self.stage.beats) for _ in range(self.stage.videos)]
+        clips = render_clips(scripts, self.config, np.random.default_rng(rng.randrange(2**62)), world)
+        return clips, torch.cat([self.course.describe(script) for script in scripts])

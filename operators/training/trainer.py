@@ -1,13 +1,14 @@
-"""Training on the made world: three stages.
+"""Training on made worlds: three stages.
 
 Stage `snippets` trains the encoders and the combiner to describe single snippets. Stage `long` freezes them, caches
 the tokens of a pool of beats and trains the latent model and the text decoder on videos of growing length made of
-these. Stage `polish` goes on with long videos alone, at a rate that starts lower.
+these. Stage `polish` goes on with long videos alone, at a rate that starts lower. Several worlds take turns, step by
+step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,24 +23,16 @@ from longtake.operators.config import ModelConfig
 from longtake.operators.errors import InputError
 from longtake.operators.model import LongTakeModel, named_towers
 from longtake.operators.training.batches import Questions
+from longtake.operators.training.built_in import BUILT_IN_COURSE
+from longtake.operators.training.course import Course, Pool, PoolSpec
 from longtake.operators.training.losses import Losses, LossWeights, question_losses
-from longtake.operators.training.pool import (
-    BeatPool,
-    EncodedBeats,
-    LongDataset,
-    LongStage,
-    PoolSpec,
-    RenderedVideos,
-    encode_pool,
-)
+from longtake.operators.training.pool import EncodedBeats, LongDataset, LongStage, RenderedVideos, encode_pool
 from longtake.operators.training.run import DONE, Report, Stage, TrainingRun, write_tensors
-from longtake.operators.training.snippet_stage import PARTS, SnippetDataset, SnippetHeads, SnippetStage
-from longtake.operators.world.questions import word_list
+from longtake.operators.training.snippet_stage import SnippetDataset, SnippetHeads, SnippetStage
 
 STAGES = ("snippets", "long", "polish", DONE)
 COLUMNS: tuple[str, ...] = (
     *("stage", "step", "loss", "features", "tokens", "text", "evidence", "next_tokens", "next_features", "exact"),
-    *(*PARTS, "rate", "seconds"),
 )
 
 
@@ -66,12 +59,34 @@ class Plan:
     warmup: int = 100
     keep: float = 0.9  # share of snippets that random masking leaves visible to others
     weights: LossWeights = field(default_factory=LossWeights)
+    # Which course's turn each step is, over and over.
+    turns: tuple[int, ...] = (0,)
+    # The beats that stage `snippets` of a run on stored beats trains on; None stands for the pool's.
+    stored: PoolSpec | None = None
+    # Whether stored beats are varied whenever they are drawn.
+    varied: bool = False
+
+
+class TakingTurns(Dataset[tuple[int, Any]]):
+    """Item n is the number of the course whose turn step n is, and item n of that course's data."""
+
+    def __init__(self, data: Sequence[Dataset[Any]], turns: Sequence[int]) -> None:
+        self.data, self.turns = tuple(data), tuple(turns)
+
+    def __len__(self) -> int:
+        return min(len(one) for one in self.data)  # type: ignore[arg-type]
+
+    def __getitem__(self, step: int) -> tuple[int, Any]:
+        turn = self.turns[step % len(self.turns)]
+        return turn, self.data[turn][step]
 
 
 class Trainer(TrainingRun):
-    """A run on the made world."""
+    """A run on made worlds.
 
-    columns = COLUMNS
+    Args:
+        courses: the worlds, by different names; `plan.turns` numbers them.
+    """
 
     def __init__(
         self,
@@ -79,6 +94,7 @@ class Trainer(TrainingRun):
         plan: Plan,
         out: Path,
         *,
+        courses: Sequence[Course[Any]] = (BUILT_IN_COURSE,),
         device: str = "cpu",
         workers: int = 1,
         save_every: int = 250,
@@ -99,21 +115,32 @@ class Trainer(TrainingRun):
             save_every=save_every,
             log_every=log_every,
         )
-        self.config, self.plan = config, plan
-        self.tokenizer = ChatTokenizer.from_words(word_list())
+        self.config, self.plan, self.courses = config, plan, tuple(courses)
+        if not set(plan.turns) <= set(range(len(self.courses))):
+            raise ValueError(f"turns {plan.turns} of {len(self.courses)} courses")
+        # The built-in world has no numbers of more than one digit.
+        words = [word for course in courses for word in course.world.words()]
+        self.tokenizer = ChatTokenizer.from_words(
+            words, digits=any(course is not BUILT_IN_COURSE for course in courses)
+        )
         if len(self.tokenizer) > config.text.vocabulary:
             raise InputError(f"the world has {len(self.tokenizer)} words, the config room for {config.text.vocabulary}")
+        names = [part.name for course in courses for part in course.parts]
+        self.columns = (*COLUMNS, *dict.fromkeys(names), "rate", "seconds")
         self.towers = named_towers(config)
         torch.manual_seed(plan.seed)
         self.model = LongTakeModel(config, self.towers).to(self.device)
         # Both this and the pool are found out at once, not after hours of the first stage.
         if self.model.combiner.initial_memory(1).shape[1]:
             raise InputError(f"the {config.combiner.name} combiner carries memory: this training pools single snippets")
-        self.pool: BeatPool | None = None
-        self.heads = SnippetHeads(config, self.model.combiner.layout).to(self.device)
+        self.pools: list[Pool[Any]] = []
+        layout = self.model.combiner.layout
+        self.heads = torch.nn.ModuleDict(
+            {course.name: SnippetHeads(config, layout, course.parts) for course in courses}
+        ).to(self.device)
 
     def _prepare(self, on_report: Callable[[Report], None]) -> None:
-        self.pool = BeatPool(self.plan.pool)
+        self.pools = [course.pool(self.plan.pool) for course in self.courses]
 
     def _begin(self, stage: str) -> None:
         if stage == "long":
@@ -122,28 +149,34 @@ class Trainer(TrainingRun):
     def _end(self, stage: str) -> None:
         if stage == "snippets":
             # Tokens that other encoders left here are not these.
-            self._cache.unlink(missing_ok=True)
+            for course in self.courses:
+                self._cache(course).unlink(missing_ok=True)
 
     def _losses(self, stage: str) -> Iterator[Losses]:
         return self._snippet_losses() if stage == "snippets" else self._long_losses(stage)
 
-    def _snippets(self) -> Dataset[Any]:
+    def _snippets(self, course: Course[Any]) -> Dataset[Any]:
         """Batches of the first stage: what `_features` takes, and descriptions."""
-        return SnippetDataset(self.config, self.plan.snippets, self.plan.snippet_steps, self.plan.seed)
+        return SnippetDataset(self.config, course, self.plan.snippets, self.plan.snippet_steps, self.plan.seed)
 
-    def _pool_beats(self) -> Iterable[Any]:
+    def _pool_beats(self, course: Course[Any]) -> Iterable[Any]:
         """All of the pool's beats in their order, as `_features` takes them."""
-        return self._loader(RenderedVideos(self.config, self.plan.pool), 0)
+        return self._loader(RenderedVideos(self.config, self.plan.pool, course.world), 0)
+
+    def _in_turn(self, data: Sequence[Dataset[Any]]) -> Iterable[tuple[int, tuple[int, Any]]]:
+        """From the present step on: the step, the number of the course, and its batch."""
+        return self._from(TakingTurns(data, self.plan.turns), self.step)
 
     def _snippet_losses(self) -> Iterator[Losses]:
-        for _, (clips, truth_SP) in self._from(self._snippets(), self.step):
+        for _, (turn, (clips, truth_SP)) in self._in_turn([self._snippets(course) for course in self.courses]):
+            heads = self.heads[self.courses[turn].name]
             with self._autocast():
                 features = self._features(clips)
                 count = len(truth_SP)
                 memory = self.model.combiner.initial_memory(count)
                 tokens_SmD, _ = self.model.combiner(features, memory, torch.zeros(count, device=self.device))
                 sound_S = clips.heard_S.to(self.device)
-                of_features, of_tokens, right = self.heads(features, tokens_SmD, truth_SP.to(self.device), sound_S)
+                of_features, of_tokens, right = heads(features, tokens_SmD, truth_SP.to(self.device), sound_S)
             parts = {"features": of_features.item(), "tokens": of_tokens.item(), **right}
             parts["exact"] = sum(right.values()) / max(1, len(right))
             yield Losses(total=of_features + of_tokens, parts=parts)
@@ -151,12 +184,15 @@ class Trainer(TrainingRun):
     def _long_losses(self, stage: str) -> Iterator[Losses]:
         plan = self.plan
         made, steps = (plan.long, plan.long_steps) if stage == "long" else (plan.polish, plan.polish_steps)
-        assert self.pool is not None
-        beats = self._encoded_beats()
+        encoded = [self._encoded_beats(course) for course in self.courses]
         seed = plan.seed + STAGES.index(stage) - 1
-        data = LongDataset(self.pool, self.tokenizer, made, steps, seed)
+        data = [
+            LongDataset(pool, course, self.tokenizer, made, steps, seed)
+            for pool, course in zip(self.pools, self.courses, strict=True)
+        ]
         generator = torch.Generator()
-        for step, (chosen_VT, questions) in self._from(data, self.step):
+        for step, (turn, (chosen_VT, questions)) in self._in_turn(data):
+            beats = encoded[turn]
             chosen_VT = chosen_VT.to(self.device)
             generator.manual_seed(seed * 1_000_003 + step)
             keep_VT = (torch.rand(chosen_VT.shape, generator=generator) < plan.keep).to(self.device)
@@ -171,16 +207,15 @@ class Trainer(TrainingRun):
                     (beats.video_PR[chosen_VT], beats.audio_PR[chosen_VT]),
                 )
 
-    @property
-    def _cache(self) -> Path:
-        return self.out / "pool.safetensors"
+    def _cache(self, course: Course[Any]) -> Path:
+        return self.out / f"pool-{course.name}.safetensors"
 
-    def _encoded_beats(self) -> EncodedBeats:
-        """The pool's tokens and reduced features, from the run's cache where it is there."""
-        cache = self._cache
+    def _encoded_beats(self, course: Course[Any]) -> EncodedBeats:
+        """The tokens and reduced features of a course's pool, from the run's cache where they are there."""
+        cache = self._cache(course)
         if not cache.is_file():
             # Float32, as in use: what the decoder learns to read is what it will be given.
-            write_tensors(cache, vars(encode_pool(self.model, self._features, self._pool_beats())))
+            write_tensors(cache, vars(encode_pool(self.model, self._features, self._pool_beats(course))))
         return EncodedBeats(**{name: value.to(self.device) for name, value in load_file(cache).items()})
 
     def _features(self, clips: Any) -> Features:
@@ -209,6 +244,7 @@ class Trainer(TrainingRun):
 
     def _identity(self) -> dict[str, Any]:
         identity: dict[str, Any] = {"plan": repr(self.plan), "config": self.config.fingerprint()}
+        identity["courses"] = [course.key for course in self.courses]
         if self.towers is not None:
             named = (self.towers.video, self.towers.audio)
             identity["towers"] = [None if tower is None else tower.fingerprint for tower in named]

@@ -57,8 +57,8 @@ class World(Protocol[S]):
     def share_of_nothing(self, kind: Kind) -> float | None:
         """The share of "nothing" among a set's answers of a kind, or None where drawing alone gives it."""
 
-    def words(self, seconds: int) -> tuple[str, ...]:
-        """Every word of questions and answers about videos of up to `seconds`, in a fixed order."""
+    def words(self) -> tuple[str, ...]:
+        """Every word of questions and answers, in a fixed order; of whole numbers those of one digit."""
 
 
 class BuiltInWorld:
@@ -90,7 +90,7 @@ class BuiltInWorld:
     def share_of_nothing(self, kind: Kind) -> float | None:
         return None
 
-    def words(self, seconds: int) -> tuple[str, ...]:
+    def words(self) -> tuple[str, ...]:
         return word_list()
 
 
@@ -131,8 +131,8 @@ class RealWorld:
     def share_of_nothing(self, kind: Kind) -> float | None:
         return P_NOTHING if kind in OPEN_KINDS else None
 
-    def words(self, seconds: int) -> tuple[str, ...]:
-        return real_word_list(self.material, seconds)
+    def words(self) -> tuple[str, ...]:
+        return real_word_list(self.material)
 
 
 BUILT_IN = BuiltInWorld()

@@ -80,10 +80,10 @@ def test_training_on_public_encoders_ends_in_a_model_that_names_them(random_enco
              "--audio-encoder", random_encoders / "whisper", "--features", features, "--workers", "0")  # fmt: skip
     stopped = train(*words, "--stop-after", "1")
     assert stopped.returncode == 0 and stopped.stderr == "", stopped.stderr
-    kept = (features / "features.json").stat().st_mtime_ns
+    kept = (features / "built-in" / "features.json").stat().st_mtime_ns
     done = train(*words)
     assert done.returncode == 0 and rows(out) == [("snippets", 2), ("long", 1), ("polish", 1)], done.stderr
-    assert (features / "features.json").stat().st_mtime_ns == kept
+    assert (features / "built-in" / "features.json").stat().st_mtime_ns == kept
     from longtake.operators.checkpoint import load_model
     from longtake.operators.config import PretrainedConfig
 
@@ -99,7 +99,7 @@ def test_training_on_public_encoders_ends_in_a_model_that_names_them(random_enco
         (("--video-encoder", "/nowhere"), "video encoder: /nowhere: not a model directory, and not a hub name"),
         (("--audio-layer", "3"), "--audio-layer is of a public encoder; name it with --audio-encoder"),
         (("--features", "x"), "--features keeps what public encoders see; name one with --video-encoder"),
-        (("--preset", "huge"), "no preset is named 'huge'; there are tiny, base, mirasol_3b"),
+        (("--preset", "huge"), "no preset is named 'huge'; there are tiny, small, base, mirasol_3b"),
         (("--snippet-steps", "-1"), "--snippet-steps must be at least 0, not -1"),
         (("--pool-videos", "0"), "--pool-videos must be at least 1, not 0"),
         (("--device", "tpu"), "--device tpu: this machine can train on cpu"),

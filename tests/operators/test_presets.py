@@ -90,7 +90,7 @@ def test_counting_equals_a_real_model() -> None:
 
 
 def test_an_unknown_preset_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"no preset is named 'huge'; there are tiny, base, mirasol_3b"):
+    with pytest.raises(ValueError, match=r"no preset is named 'huge'; there are tiny, small, base, mirasol_3b"):
         presets.by_name("huge")
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections import Counter
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.operators.made_material import OBJECTS, SPEAKERS, TAKES, WORDS, colour, material, script_of, world
 
 from longtake.operators.chat import ChatTokenizer
 from longtake.operators.errors import InputError
@@ -28,46 +28,7 @@ from longtake.operators.world.script import NOISES, Scene
 from longtake.operators.world.sounds import SAMPLE_RATE_HZ
 from longtake.operators.world.worlds import RealWorld
 
-OBJECTS = ("apple", "fire truck", "guitar", "rocket", "tree", "umbrella", "house", "key")
-WORDS = ("one", "two", "three", "four", "five", "six")
-SPEAKERS = ("anna", "ben", "carl")
-TAKES = 20
 ALL_KINDS: tuple[Kind, ...] = (*REAL_KINDS, "caption")
-
-
-@lru_cache
-def material() -> Material:
-    """Discs, each of a colour of its own; tones of 0.15 to 1.2 s, each speaker at frequencies of his own."""
-    rng = np.random.default_rng(0)
-    axis = (np.arange(SIDE) + 0.5) / SIDE * 2 - 1
-    sprites = np.zeros((len(OBJECTS), SIDE, SIDE, 4), dtype=np.uint8)
-    sprites[..., 3] = 255 * (axis[:, None] ** 2 + axis[None] ** 2 < 0.81)
-    for number in range(len(OBJECTS)):
-        sprites[number, ..., :3] = colour(number)
-    recordings = []
-    for label in WORDS:
-        for speaker in SPEAKERS:
-            for take in range(TAKES):
-                t = np.arange(int(rng.uniform(0.15, 1.2) * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
-                hz = 200 + 100 * WORDS.index(label) + 37 * SPEAKERS.index(speaker)
-                samples = (0.3 * np.sin(2 * np.pi * hz * t)).astype(np.float32)
-                recordings.append(Recording(label=label, speaker=speaker, take=str(take), samples=samples))
-    return Material(names=OBJECTS, sprites_PSS4=sprites, recordings=tuple(recordings))
-
-
-def colour(number: int) -> tuple[int, int, int]:
-    return 40 + 200 * (number & 1), 40 + 100 * (number & 2), 40 + 50 * (number & 4)
-
-
-@lru_cache
-def world() -> RealWorld:
-    return RealWorld(material())
-
-
-def script_of(seed: int, beats: int) -> RealScript:
-    return write_real_script(material(), seed, beats)
-
-
 SCRIPTS = st.builds(script_of, st.integers(0, 2**62), st.integers(1, 48))
 
 
@@ -453,7 +414,7 @@ def test_a_kind_of_the_other_world_is_refused() -> None:
 
 
 def test_the_word_list_covers_every_question_and_answer() -> None:
-    tokenizer = ChatTokenizer.from_words(world().words(64))
+    tokenizer = ChatTokenizer.from_words(world().words(), digits=True)
     rng = random.Random(3)
     seen = set()
     for seed in range(80):
@@ -467,5 +428,5 @@ def test_the_word_list_covers_every_question_and_answer() -> None:
                 assert tokenizer.unknown_words(f"{question.text} {question.answer}") == ()
                 assert tokenizer.text(sentence(question.text)) == tokenizer.text(question.text)
                 assert tokenizer.decode(tokenizer.text(question.answer)) == question.answer
-    # Nothing in the list is idle but numbers of seconds that no question met.
-    assert [word for word in world().words(64) if word not in seen and not word.isdecimal()] == []
+    # Nothing in the list is idle but digits, of which longer numbers are spelt.
+    assert [word for word in world().words() if word not in seen and not word.isdecimal()] == []

@@ -21,8 +21,9 @@ from safetensors.torch import load_file, save_file
 from longtake.operators.checkpoint import load_model
 from longtake.operators.config import ModelConfig
 from longtake.operators.errors import InputError
+from longtake.operators.training.course import PoolSpec
 from longtake.operators.training.curves import draw_curves
-from longtake.operators.training.pool import LongStage, PoolSpec
+from longtake.operators.training.pool import LongStage
 from longtake.operators.training.run import Report, _rate
 from longtake.operators.training.snippet_stage import SnippetStage
 from longtake.operators.training.trainer import COLUMNS, Plan, Trainer
@@ -164,8 +165,8 @@ def test_a_save_cut_in_half_leaves_the_state_before_it(whole: Path, world_config
 
 
 def test_tokens_that_other_encoders_left_are_not_used(whole: Path, world_config: ModelConfig, tmp_path: Path) -> None:
-    left = load_file(whole / "pool.safetensors")
-    save_file({name: value * 2 for name, value in left.items()}, tmp_path / "pool.safetensors")
+    left = load_file(whole / "pool-built-in.safetensors")
+    save_file({name: value * 2 for name, value in left.items()}, tmp_path / "pool-built-in.safetensors")
     trainer(world_config, tmp_path).run(quiet)
     same_end(tmp_path, whole)
 
@@ -226,7 +227,7 @@ def test_each_stage_learns_and_leaves_the_other_parts_alone(world_config: ModelC
 def test_a_loss_that_is_no_number_ends_the_run_in_one_line(world_config: ModelConfig, tmp_path: Path) -> None:
     run = trainer(world_config, tmp_path)
     with torch.no_grad():
-        run.heads.tokens.weight.fill_(float("nan"))
+        run.heads["built-in"].tokens.weight.fill_(float("nan"))
     with pytest.raises(InputError, match="the loss is nan at step 0 of stage snippets; lower the rate"):
         run.run(quiet)
 

@@ -18,7 +18,9 @@ from longtake.operators.checkpoint import random_model
 from longtake.operators.config import ModelConfig
 from longtake.operators.errors import InputError
 from longtake.operators.feature_layout import feature_layout
-from longtake.operators.training.batches import Questions, draw_questions, render_clips, tensorize
+from longtake.operators.training.batches import Questions, render_clips, tensorize
+from longtake.operators.training.built_in import BUILT_IN_COURSE, DESCRIPTION, PARTS, BeatPool, beat_of, describe
+from longtake.operators.training.course import PoolSpec, draw_questions
 from longtake.operators.training.losses import (
     LossWeights,
     _evidence_loss,
@@ -27,19 +29,12 @@ from longtake.operators.training.losses import (
     question_losses,
     reduced,
 )
-from longtake.operators.training.pool import (
-    BeatPool,
-    LongDataset,
-    LongStage,
-    PoolSpec,
-    RenderedVideos,
-    beat_of,
-    encode_pool,
-)
-from longtake.operators.training.snippet_stage import PARTS, SnippetDataset, SnippetHeads, SnippetStage, describe
+from longtake.operators.training.pool import LongDataset, LongStage, RenderedVideos, encode_pool
+from longtake.operators.training.snippet_stage import SnippetDataset, SnippetHeads, SnippetStage
 from longtake.operators.world.pictures import render_pictures
 from longtake.operators.world.questions import Question, word_list
 from longtake.operators.world.script import COLOURS, SHAPES, SOUNDS, Script, write_script
+from longtake.operators.world.worlds import BUILT_IN
 
 Configs = Callable[..., ModelConfig]
 SPEC = PoolSpec(videos=5, beats=32, seed=1)
@@ -84,14 +79,15 @@ def test_descriptions_are_what_happens(script: Script) -> None:
     assert table.shape == (script.beats, len(PARTS))
     for beat, row in enumerate(table.tolist()):
         found = {
-            part: values.get(part.split("_")[0], ["none", "yes"])[value] for part, value in zip(PARTS, row, strict=True)
+            part: values.get(part.split("_")[0], ["none", "yes"])[value]
+            for part, value in zip(DESCRIPTION, row, strict=True)
         }
         assert found == plain_description(script, beat)
 
 
 def test_parts_have_as_many_values_as_they_need() -> None:
     table = torch.cat([describe(write_script(seed, 48)) for seed in range(40)])
-    for column, (part, count) in enumerate(PARTS.items()):
+    for column, (part, count) in enumerate(DESCRIPTION.items()):
         assert sorted(set(table[:, column].tolist())) == list(range(count)), part
 
 
@@ -99,7 +95,7 @@ def test_parts_have_as_many_values_as_they_need() -> None:
 
 
 def test_a_pools_beats_are_its_videos_beats_in_order(pool: BeatPool) -> None:
-    scripts = SPEC.scripts()
+    scripts = SPEC.scripts(BUILT_IN)
     assert len(pool.beats) == 5 * 32
     assert [describe(script)[beat].tolist() for script in scripts for beat in range(32)] == [
         describe(beat)[0].tolist() for beat in pool.beats
@@ -165,7 +161,7 @@ def test_encoded_beats_are_in_the_pools_order(world_config: ModelConfig) -> None
         tokens, _ = loaded.model.combiner(one, loaded.model.combiner.initial_memory(1), torch.zeros(1))
     torch.testing.assert_close(encoded.tokens_PmD[8], tokens[0], rtol=0, atol=1e-5)
     assert (encoded.tokens_PmD[8] - encoded.tokens_PmD[3]).abs().max() > 1e-3
-    assert describe(beat_of(spec.scripts()[1], 3)).tolist() == describe(spec.scripts()[1])[3:4].tolist()
+    assert describe(beat_of(spec.scripts(BUILT_IN)[1], 3)).tolist() == describe(spec.scripts(BUILT_IN)[1])[3:4].tolist()
 
 
 def test_a_combiner_with_memory_cannot_be_pooled(small_config: Configs) -> None:
@@ -252,7 +248,7 @@ def test_tensorized_questions_cover_prompt_answer_span_and_evidence(tokenizer: C
 
 def test_drawn_questions_have_the_asked_number_of_captions(tokenizer: ChatTokenizer) -> None:
     for seed in range(20):
-        drawn = draw_questions(random.Random(seed), write_script(seed, 6), 10, 3, 0.5)
+        drawn = draw_questions(random.Random(seed), BUILT_IN_COURSE, write_script(seed, 6), 10, 3, 0.5)
         assert [q.kind == "caption" for q in drawn[:3]] == [True] * 3
         assert len(drawn) == 10
         made = tensorize(drawn, 6, tokenizer)
@@ -263,7 +259,7 @@ def test_drawn_questions_have_the_asked_number_of_captions(tokenizer: ChatTokeni
 
 def test_long_batches_grow_and_depend_on_the_step_alone(pool: BeatPool, tokenizer: ChatTokenizer) -> None:
     stage = LongStage(videos=2, beats=(4, 40), questions=3, captions=1, spans=0.3)
-    data = LongDataset(pool, tokenizer, stage, 200, seed=5)
+    data = LongDataset(pool, BUILT_IN_COURSE, tokenizer, stage, 200, seed=5)
     assert len(data) == 200
     lengths = [data[step][0].shape[1] for step in range(0, 200, 5)]
     assert max(lengths[:4]) <= 12 and max(lengths[20:]) == 40 and min(lengths) >= 4
@@ -272,12 +268,12 @@ def test_long_batches_grow_and_depend_on_the_step_alone(pool: BeatPool, tokenize
     assert torch.equal(a, b) and torch.equal(asked.ids_QL, again.ids_QL)
     assert asked.ids_QL.shape[0] == 6 and asked.span_QT.shape == (6, a.shape[1])
     # Another seed is other data.
-    other, _ = LongDataset(pool, tokenizer, stage, 200, seed=6)[77]
+    other, _ = LongDataset(pool, BUILT_IN_COURSE, tokenizer, stage, 200, seed=6)[77]
     assert other.shape != a.shape or not torch.equal(other, a)
 
 
 def test_snippet_batches_come_with_their_description(world_config: ModelConfig) -> None:
-    data = SnippetDataset(world_config, SnippetStage(videos=2, beats=3), 10, seed=4)
+    data = SnippetDataset(world_config, BUILT_IN_COURSE, SnippetStage(videos=2, beats=3), 10, seed=4)
     (clips, truth), (again, same) = data[7], data[7]
     assert truth.shape == (6, len(PARTS)) and clips.frames_SFHWC.shape[0] == 6
     assert torch.equal(truth, same) and torch.equal(clips.frames_SFHWC, again.frames_SFHWC)
@@ -454,10 +450,10 @@ def test_reduced_features_are_masked_means_of_unit_spread() -> None:
 def test_what_was_heard_is_not_asked_of_a_silent_snippet(world_config: ModelConfig) -> None:
     torch.manual_seed(0)
     model = random_model(world_config).model
-    heads = SnippetHeads(world_config, feature_layout(world_config))
-    clips, truth = SnippetDataset(world_config, SnippetStage(videos=2, beats=4), 1, seed=0)[0]
+    heads = SnippetHeads(world_config, feature_layout(world_config), PARTS)
+    clips, truth = SnippetDataset(world_config, BUILT_IN_COURSE, SnippetStage(videos=2, beats=4), 1, seed=0)[0]
     other = truth.clone()
-    columns = [n for n, part in enumerate(PARTS) if part.startswith("sound") or part.endswith("heard")]
+    columns = [n for n, part in enumerate(PARTS) if part.name.startswith("sound") or part.name.endswith("heard")]
     other[:4, columns] = 1
     sound = torch.tensor([False] * 4 + [True] * 4)
     with torch.no_grad():

@@ -6,6 +6,7 @@ Shapes: P pictures, R recordings, S the side of a picture.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -111,6 +112,15 @@ class Material:
                 f"at least {FEWEST_LABELS} are wanted"
             )
         return chosen
+
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that change with any picture, recording or name."""
+        digest = hashlib.sha256(repr(self.names).encode())
+        digest.update(self.sprites_PSS4.tobytes())
+        for recording in self.recordings:
+            digest.update(repr((recording.label, recording.speaker, recording.take, recording.voice)).encode())
+            digest.update(recording.samples.tobytes())
+        return digest.hexdigest()[:16]
 
     def save(self, path: Path) -> None:
         """Write everything into one `.npz`: a machine without decoders can then render the same world.

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 from longtake.operators.world.questions import NOTHING
 from longtake.operators.world.real.material import Material
-from longtake.operators.world.script import MAX_COUNT
 
 NEEDLE = (
     "which object was shown when the border flashed",
@@ -80,12 +79,12 @@ def worded(rng: random.Random, templates: Sequence[str], name: str = "", place: 
     return rng.choice(templates).format(word=name, name=name, an=article, place=place)
 
 
-def real_word_list(material: Material, seconds: int) -> tuple[str, ...]:
-    """Every word that questions and answers about videos of up to `seconds` may hold, in a fixed order."""
+def real_word_list(material: Material) -> tuple[str, ...]:
+    """Every word that questions and answers may hold, in a fixed order; of whole numbers those of one digit."""
     text = " ".join((*TEMPLATES, CAPTION))
     for blank in ("{word}", "{name}", "{place}", "{an}"):
         text = text.replace(blank, " ")
     names = " ".join((*material.objects, *material.words))
-    numbers = [str(n) for n in range(max(MAX_COUNT + 1, seconds))]
+    numbers = [str(n) for n in range(10)]
     glue = ["first", "last", "a", "an", NOTHING, "yes", "no", "then", "with", "and", "flash"]
     return tuple(dict.fromkeys([*text.split(), *glue, *names.split(), *numbers]))

@@ -1,0 +1,105 @@
+"""Training on stored beats: pictures, sound and the features of frozen encoders are made once and read many times."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from longtake.operators.combiners import Features
+from longtake.operators.config import ModelConfig
+from longtake.operators.training.augment import vary
+from longtake.operators.training.batches import Clips
+from longtake.operators.training.beat_store import BeatStore, StoredClips, features_of
+from longtake.operators.training.course import Course
+from longtake.operators.training.pool import RenderedVideos
+from longtake.operators.training.run import Report
+from longtake.operators.training.snippet_stage import SnippetStage
+from longtake.operators.training.trainer import Plan, Trainer
+
+
+class StoredTrainer(Trainer):
+    """A run whose stage `snippets` trains on stored beats instead of fresh ones; its stages are those of any run.
+
+    Stored are the beats of `plan.stored`, or those of the pool where that is None: then the pool's tokens are made of
+    them too. Of a frozen public encoder the features are stored, of one that learns its input. `features` is where
+    they are kept, None the run's own folder; runs may share it.
+    """
+
+    def __init__(
+        self, config: ModelConfig, plan: Plan, out: Path, *, features: Path | None = None, **settings: Any
+    ) -> None:
+        super().__init__(config, plan, out, **settings)
+        spec, folder = plan.stored or plan.pool, features or out / "features"
+        self.stores = {
+            course.name: BeatStore(folder / course.name, spec, self.model, course.key) for course in self.courses
+        }
+
+    def _prepare(self, on_report: Callable[[Report], None]) -> None:
+        super()._prepare(on_report)
+        if self.stage != "snippets" and (self.plan.stored or all(self._cache(c).is_file() for c in self.courses)):
+            # The pool's tokens are all that is still read.
+            return
+        for course in self.courses:
+            store = self.stores[course.name]
+            videos = store.spec.videos
+            if store.videos_done == videos:
+                continue
+            rendered: Iterable[Clips] = self._loader(
+                RenderedVideos(self.config, store.spec, course.world), store.videos_done
+            )
+            store.fill(
+                self.model,
+                rendered,
+                self.device,
+                lambda done, videos=videos, name=course.name: on_report(  # type: ignore[misc]
+                    Report(stage=f"{name} beats", step=done, steps=videos, values={})
+                ),
+            )
+
+    def _snippets(self, course: Course[Any]) -> Dataset[Any]:
+        plan = self.plan
+        return StoredSnippets(
+            self.stores[course.name], course, plan.snippets, plan.snippet_steps, plan.seed, varied=plan.varied
+        )
+
+    def _pool_beats(self, course: Course[Any]) -> Iterable[Any]:
+        if self.plan.stored is not None:
+            rendered = super()._pool_beats(course)
+            return (StoredClips.of(clips) for clips in rendered)
+        store, beats = self.stores[course.name], self.plan.pool.beats
+        return (store.read(torch.arange(n * beats, (n + 1) * beats)) for n in range(self.plan.pool.videos))
+
+    def _features(self, clips: StoredClips) -> Features:
+        return features_of(self.model, clips, self.device)
+
+
+class StoredSnippets(Dataset[tuple[StoredClips, Tensor]]):
+    """Item n is the batch of step n: random beats of a store, and their description int64 [S, parts].
+
+    Where they are `varied`, no two draws of a beat are quite the same (see `augment.vary`).
+    """
+
+    def __init__(
+        self, store: BeatStore, course: Course[Any], stage: SnippetStage, steps: int, seed: int, *, varied: bool
+    ) -> None:
+        self.store, self.steps, self.seed, self.varied = store, steps, seed, varied
+        self.count = stage.videos * stage.beats
+        self.described_PN = torch.cat([course.describe(script) for script in store.spec.scripts(course.world)])
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> tuple[StoredClips, Tensor]:
+        rng = random.Random(f"stored snippets {self.seed} {step}")
+        numbers_S = torch.tensor([rng.randrange(len(self.store)) for _ in range(self.count)])
+        clips = self.store.read(numbers_S)
+        if self.varied:
+            clips = dataclasses.replace(clips, **vary(clips.video, clips.audio, rng))
+        return clips, self.described_PN[numbers_S]
