@@ -104,6 +104,7 @@ class LatentModel(nn.Module):
         tokens_BTmD: Tensor,
         cache: LatentCache | None = None,
         keep_BT: Tensor | None = None,
+        positions_T: Tensor | None = None,
     ) -> Tensor:
         """Latents of T snippets, [B, T, m, D].
 
@@ -111,10 +112,12 @@ class LatentModel(nn.Module):
             tokens_BTmD: the combiner's tokens.
             cache: keys of earlier snippets; the T snippets given continue them, and are added.
             keep_BT: bool, False hides a snippet from every other one (random masking in training).
+            positions_T: increasing numbers of the snippets where they do not simply follow (in training).
         """
         lanes, snippets = tokens_BTmD.shape[:2]
         first = cache.snippets if cache is not None else 0
-        positions_T = torch.arange(first, first + snippets, device=tokens_BTmD.device)
+        if positions_T is None:
+            positions_T = torch.arange(first, first + snippets, device=tokens_BTmD.device)
         time_TD = self.time(sinusoid(positions_T, self.width, LONGEST).to(tokens_BTmD.dtype))
         x_BND = (tokens_BTmD + self.slot_mD + time_TD[:, None]).flatten(1, 2)
         rotary = rotary_angles(positions_T.repeat_interleave(self.tokens), self.head_width)

@@ -58,12 +58,12 @@ class CrossAttention(nn.Module):
         # Keys get (time / SLOPE_SNIPPETS) * slope: a query along it prefers later or earlier snippets.
         self.slope_HE = nn.Parameter(torch.randn(heads, head) * 0.25)
 
-    def context(self, latents_BTmD: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of the latents, "nowhere" first; [B, H, 1 + N, E] each."""
-        batch, snippets, tokens, _ = latents_BTmD.shape
+    def context(self, latents_BTmD: Tensor, positions_T: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the latents of snippets at `positions_T`, "nowhere" first; [B, H, 1 + N, E] each."""
+        batch, _, tokens, _ = latents_BTmD.shape
         k, v = self.key_value(latents_BTmD.flatten(1, 2)).chunk(2, dim=-1)
         k, v = (rearrange(x, "b n (h e) -> b h n e", h=self.heads) for x in (k, v))
-        time_N = torch.arange(snippets, device=k.device).repeat_interleave(tokens) / SLOPE_SNIPPETS
+        time_N = positions_T.repeat_interleave(tokens) / SLOPE_SNIPPETS
         k = k + (time_N[:, None] * self.slope_HE[:, None]).to(k.dtype)
         first_k = self.nowhere_key_HE[None, :, None].expand(batch, -1, -1, -1).to(k.dtype)
         first_v = self.nowhere_value_HE[None, :, None].expand(batch, -1, -1, -1).to(v.dtype)
@@ -172,15 +172,18 @@ class TextDecoder(nn.Module):
         # The heads of the last layer whose attention is the evidence: the first half.
         self.evidence_heads = max(1, text.transformer.heads // 2)
 
-    def context(self, latents_BTmD: Tensor, span_mask_BT: Tensor) -> Context:
+    def context(self, latents_BTmD: Tensor, span_mask_BT: Tensor, positions_T: Tensor | None = None) -> Context:
         """Prepare a video's latents for any number of questions.
 
         Args:
             latents_BTmD: the latent model's output.
             span_mask_BT: bool, the snippets that may be looked at.
+            positions_T: the numbers of the snippets that the latent model was given, None: 0, 1, 2, ...
         """
+        if positions_T is None:
+            positions_T = torch.arange(latents_BTmD.shape[1], device=latents_BTmD.device)
         normed = self.norm_latents(latents_BTmD)
-        pairs = [layer.cross_attention.context(normed) for layer in self._text_layers()]
+        pairs = [layer.cross_attention.context(normed, positions_T) for layer in self._text_layers()]
         return Context(
             keys_VHNE=tuple(k for k, _ in pairs),
             values_VHNE=tuple(v for _, v in pairs),

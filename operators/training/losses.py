@@ -40,15 +40,17 @@ def question_losses(
     weights: LossWeights,
     keep_VT: Tensor | None,
     next_features: tuple[Tensor, Tensor],
+    positions_T: Tensor | None = None,
 ) -> Losses:
     """Text, evidence and next-snippet losses of questions about combined tokens.
 
-    `next_features` are every snippet's reduced video and audio features, [V, T, R] each.
+    `next_features` are every snippet's reduced video and audio features, [V, T, R] each. `positions_T` are the
+    snippets' numbers, None: 0, 1, 2, ...
     """
-    latents_VTmD = model.latent_model(tokens_VTmD, keep_BT=keep_VT)
+    latents_VTmD = model.latent_model(tokens_VTmD, keep_BT=keep_VT, positions_T=positions_T)
     decoder = model.text_decoder
     span_VT = torch.ones(latents_VTmD.shape[:2], dtype=torch.bool, device=latents_VTmD.device)
-    context = decoder.context(latents_VTmD, span_VT)
+    context = decoder.context(latents_VTmD, span_VT, positions_T)
     tokens = latents_VTmD.shape[2]
     context = context.with_span(questions.span_QT, tokens)
     logits_QLV, evidence_QLN = decoder(questions.ids_QL[:, :-1], context, want_weights=True)

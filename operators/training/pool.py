@@ -26,9 +26,13 @@ from longtake.operators.model import LongTakeModel
 from longtake.operators.training.batches import Clips, Questions, render_clips, tensorize
 from longtake.operators.training.course import Course, Pool, PoolSpec, draw_questions
 from longtake.operators.training.losses import reduced
+from longtake.operators.world.questions import Kind
 from longtake.operators.world.worlds import BUILT_IN, World
 
 T = TypeVar("T")
+
+# Kinds whose answer is a time: they want true positions.
+ABOUT_TIME: tuple[Kind, ...] = ("when",)
 
 
 class RenderedVideos(Dataset[Clips]):
@@ -86,10 +90,15 @@ class LongStage:
     questions: int
     captions: int
     spans: float
+    # In this share of the batches the snippets' numbers are drawn from 0 ... `reach` - 1, so that long videos' numbers
+    # are met in short ones (randomised positional encodings, arXiv 2305.16843). Then nobody asks when something was.
+    spread: float = 0.0
+    reach: int = 256
 
 
-class LongDataset(Dataset[tuple[Tensor, Questions]]):
-    """Item n is step n's arrangements, int64 [V, T] numbers of beats, and questions about them."""
+class LongDataset(Dataset[tuple[Tensor, Tensor | None, Questions]]):
+    """Item n is step n's arrangements, int64 [V, T] numbers of beats, their positions (int64 [T], None: 0, 1, 2, ...),
+    and questions about them."""
 
     def __init__(
         self, pool: Pool[Any], course: Course[Any], tokenizer: ChatTokenizer, stage: LongStage, steps: int, seed: int
@@ -100,7 +109,7 @@ class LongDataset(Dataset[tuple[Tensor, Questions]]):
     def __len__(self) -> int:
         return self.steps
 
-    def __getitem__(self, step: int) -> tuple[Tensor, Questions]:
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor | None, Questions]:
         rng = random.Random(f"long {self.seed} {step}")
         low, high = self.stage.beats
         # The curriculum: the longest length grows over the first half; shorter videos stay in the mix.
@@ -108,11 +117,16 @@ class LongDataset(Dataset[tuple[Tensor, Questions]]):
         beats = longest if rng.random() < 0.5 else rng.randint(low, longest)
         chosen = [self.pool.arrange(rng, beats) for _ in range(self.stage.videos)]
         stage = self.stage
+        positions_T: Tensor | None = None
+        without: tuple[Kind, ...] = ()
+        if stage.spread and rng.random() < stage.spread:
+            positions_T = torch.tensor(sorted(rng.sample(range(stage.reach), beats)))
+            without = ABOUT_TIME
         asked = [
             question
             for order in chosen
             for question in draw_questions(
-                rng, self.course, self.pool.script(order), stage.questions, stage.captions, stage.spans
+                rng, self.course, self.pool.script(order), stage.questions, stage.captions, stage.spans, without
             )
         ]
-        return torch.tensor(chosen), tensorize(asked, beats, self.tokenizer)
+        return torch.tensor(chosen), positions_T, tensorize(asked, beats, self.tokenizer)

@@ -191,7 +191,7 @@ class Trainer(TrainingRun):
             for pool, course in zip(self.pools, self.courses, strict=True)
         ]
         generator = torch.Generator()
-        for step, (turn, (chosen_VT, questions)) in self._in_turn(data):
+        for step, (turn, (chosen_VT, positions_T, questions)) in self._in_turn(data):
             beats = encoded[turn]
             chosen_VT = chosen_VT.to(self.device)
             generator.manual_seed(seed * 1_000_003 + step)
@@ -205,6 +205,7 @@ class Trainer(TrainingRun):
                     plan.weights,
                     keep_VT,
                     (beats.video_PR[chosen_VT], beats.audio_PR[chosen_VT]),
+                    None if positions_T is None else positions_T.to(self.device),
                 )
 
     def _cache(self, course: Course[Any]) -> Path:

@@ -264,12 +264,43 @@ def test_long_batches_grow_and_depend_on_the_step_alone(pool: BeatPool, tokenize
     lengths = [data[step][0].shape[1] for step in range(0, 200, 5)]
     assert max(lengths[:4]) <= 12 and max(lengths[20:]) == 40 and min(lengths) >= 4
     assert min(lengths[20:]) < 20
-    (a, asked), (b, again) = data[77], data[77]
+    (a, _, asked), (b, _, again) = data[77], data[77]
     assert torch.equal(a, b) and torch.equal(asked.ids_QL, again.ids_QL)
     assert asked.ids_QL.shape[0] == 6 and asked.span_QT.shape == (6, a.shape[1])
     # Another seed is other data.
-    other, _ = LongDataset(pool, BUILT_IN_COURSE, tokenizer, stage, 200, seed=6)[77]
+    other, _, _ = LongDataset(pool, BUILT_IN_COURSE, tokenizer, stage, 200, seed=6)[77]
     assert other.shape != a.shape or not torch.equal(other, a)
+
+
+def test_in_a_share_of_the_batches_snippets_stand_at_the_numbers_of_long_videos(
+    pool: BeatPool, tokenizer: ChatTokenizer
+) -> None:
+    stage = LongStage(videos=1, beats=(4, 40), questions=3, captions=0, spans=0.0, spread=0.5, reach=256)
+    data = LongDataset(pool, BUILT_IN_COURSE, tokenizer, stage, 200, seed=5)
+    spread = 0
+    for step in range(0, 200, 4):
+        chosen, positions, _ = data[step]
+        if positions is not None:
+            spread += 1
+            assert positions.shape == (chosen.shape[1],) and (positions.diff() > 0).all()
+            assert positions.min() >= 0 and positions.max() < 256
+    assert 12 < spread < 38
+
+
+def test_the_losses_of_true_positions_are_those_of_none(world_config: ModelConfig) -> None:
+    model = random_model(world_config).model
+    tokens = torch.randn(2, 5, 4, 24)
+    span = torch.ones(2, 5, dtype=torch.bool)
+    plain = model.latent_model(tokens)
+    torch.testing.assert_close(model.latent_model(tokens, positions_T=torch.arange(5)), plain, rtol=0, atol=0)
+    assert (model.latent_model(tokens, positions_T=torch.arange(5) * 3) - plain).abs().max() > 1e-3
+    decoder = model.text_decoder
+    ids = torch.tensor([[5, 6, 7]] * 2)
+    (a, _), (b, _), (c, _) = (
+        decoder(ids, decoder.context(plain, span, positions))
+        for positions in (None, torch.arange(5), torch.arange(5) * 3)
+    )
+    assert torch.equal(a, b) and (a - c).abs().max() > 1e-6
 
 
 def test_snippet_batches_come_with_their_description(world_config: ModelConfig) -> None:
