@@ -1,11 +1,14 @@
-"""`longtake train`: train a model on made worlds, on the CPU or a GPU."""
+"""`longtake train`: train a model on rows about one's own videos or on made worlds, on the CPU or a GPU."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from longtake.jobs import train_data
 
 if TYPE_CHECKING:
     from longtake.jobs.main import Subparsers
@@ -15,77 +18,97 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 examples:
-  longtake train --preset tiny --out runs/tiny                  the shipped model's run, some 90 minutes on two cores
-  longtake train --preset tiny --out runs/tiny                  again: goes on where it was stopped
+  longtake train --data rows.jsonl --preset small --out runs/mine     your videos: captions on short stretches first,
+                                                                      then questions on whole videos
+  longtake train --data rows.jsonl --from tiny --freeze video_encoder,audio_encoder,combiner --out runs/mine
+  longtake train --preset tiny --out runs/tiny                        made videos: the shipped model's run
   longtake train --preset tiny --out runs/quick --snippet-steps 200 --long-steps 200 --polish-steps 0
-  longtake index world --into world.lt --model runs/tiny/model
   longtake train --preset small --out runs/small --pictures pictures --sounds sounds --hold-out-voice anna
-                                                                two worlds: the made one, and one of your material
+                                                                      two worlds: the made one, and one of your material
   longtake train --out runs/siglip --video-encoder ~/siglip2-base-patch16-224 --audio-encoder ~/whisper-base
 
-DIR gets state.* (to resume), curves.csv, curves.png, and at the end model/, a checkpoint directory.
+The same command goes on where a run was stopped. DIR gets state.* (to resume), curves.csv, curves.png, and at the end
+model/, a checkpoint directory for `longtake index --model`.
+
+A row of FILE is {"video": "a.mp4", "question": "...", "answer": "..."} or {"video": "a.mp4", "caption": "..."}; the
+video's path is relative to FILE. "from_s" and "to_s" say which span it is about, "start_s" and "stop_s" where the
+proof is; what `longtake world` writes will do. Rows that cannot be used are listed in DIR/skipped.jsonl.
 
 Public encoders (a directory or a hub name) stay as they are: their features of the pool's snippets are computed once,
 kept in DIR/features, and read by all that learns. The model names their directories and holds no copy of them.
 """
+
+# Options that mean nothing beside --data.
+WORLD_ONLY = (
+    *("snippet_steps", "long_steps", "polish_steps", "pool_videos", "features", "pictures", "sounds"),
+    *("hold_out_voice", "video_encoder", "video_layer", "audio_encoder", "audio_layer"),
+)
 
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add `train` to the command line."""
     parser = subparsers.add_parser(
         "train",
-        help="train a model on made worlds",
-        description="Train on made videos rendered straight to tensors: single snippets first, then long videos.",
+        help="train a model on your own videos, or on made worlds",
+        description="Train on rows about your videos, or on made ones: snippets first, then whole videos.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--preset", metavar="NAME", default="tiny", help="the model's size: tiny or small (tiny)")
+    parser.add_argument(
+        "--data", metavar="FILE", help="learn from the rows of this JSONL, about your videos, not from made worlds"
+    )
+    parser.add_argument("--preset", metavar="NAME", help="the model's size: tiny or small (tiny)")
     parser.add_argument("--out", metavar="DIR", required=True, help="the run's folder; a stopped run in it goes on")
     parser.add_argument("--seed", metavar="S", type=int, default=0, help="fixes weights and data (0)")
-    parser.add_argument(
+    parser.add_argument("--device", default="auto", help="cpu, cuda, or auto (auto)")
+    parser.add_argument("--workers", metavar="N", type=int, default=1, help="processes that render or decode (1)")
+    parser.add_argument("--stop-after", metavar="N", type=int, help="stop after so many steps; run again to go on")
+    train_data.add_options(parser)
+    _add_world_options(parser)
+
+
+def _add_world_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("without --data")
+    group.add_argument(
         "--snippet-steps", metavar="N", type=int, help="steps on single snippets, encoders and combiner"
     )
-    parser.add_argument(
+    group.add_argument(
         "--long-steps", metavar="N", type=int, help="steps on long videos, latent model and text decoder"
     )
-    parser.add_argument("--polish-steps", metavar="N", type=int, help="steps on the longest videos, at a lower rate")
-    parser.add_argument(
+    group.add_argument("--polish-steps", metavar="N", type=int, help="steps on the longest videos, at a lower rate")
+    group.add_argument(
         "--pool-videos", metavar="N", type=int, help="made videos whose snippets long videos are made of"
     )
     for part, what in (("video", "SigLIP, CLIP, DINOv3 or V-JEPA 2"), ("audio", "Whisper, CLAP or AST")):
-        parser.add_argument(f"--{part}-encoder", metavar="PATH", help=f"a public encoder, frozen: {what}")
-        parser.add_argument(
+        group.add_argument(f"--{part}-encoder", metavar="PATH", help=f"a public encoder, frozen: {what}")
+        group.add_argument(
             f"--{part}-layer",
             metavar="N",
             type=int,
             help="which of its hidden states, -1 the one behind the last layer",
         )
-    parser.add_argument("--pictures", metavar="DIR", help="learn from these pictures too (see `longtake world`)")
-    parser.add_argument("--sounds", metavar="DIR", help="... and from these recorded words, but the tests' tenth")
-    parser.add_argument("--hold-out-voice", metavar="NAME", help="a speaker whose recordings are not learned from")
-    parser.add_argument(
+    group.add_argument("--pictures", metavar="DIR", help="learn from these pictures too (see `longtake world`)")
+    group.add_argument("--sounds", metavar="DIR", help="... and from these recorded words, but the tests' tenth")
+    group.add_argument("--hold-out-voice", metavar="NAME", help="a speaker whose recordings are not learned from")
+    group.add_argument(
         "--features", metavar="DIR", help="where stored beats and public encoders' features are kept (OUT/features)"
     )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, or auto (auto)")
-    parser.add_argument("--workers", metavar="N", type=int, default=1, help="processes that render (1)")
-    parser.add_argument("--stop-after", metavar="N", type=int, help="stop after so many steps; run again to go on")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, with a progress bar; draw the curves at the end."""
-    import torch
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
-    from longtake.jobs.console import messages, output
+    if args.data is not None:
+        _refuse(args, WORLD_ONLY, "without --data")
+        return train_data.run(args)
+    _refuse(args, train_data.OPTIONS, "with --data")
+    from longtake.jobs.train_progress import choose_device, train_with_progress
     from longtake.operators import presets
     from longtake.operators.errors import InputError
-    from longtake.operators.training.curves import draw_curves
     from longtake.operators.training.plans import TURNS, small_plan
-    from longtake.operators.training.run import Report
     from longtake.operators.training.trainer import Plan
 
     try:
-        config = presets.by_name(args.preset)
+        config = presets.by_name(args.preset or "tiny")
     except ValueError as error:
         raise InputError(str(error)) from error
     for option in ("snippet_steps", "long_steps", "polish_steps", "workers"):
@@ -107,40 +130,18 @@ def run(args: argparse.Namespace) -> int:
         plan = dataclasses.replace(plan, pool=dataclasses.replace(plan.pool, videos=args.pool_videos))
         if plan.stored is not None:
             plan = dataclasses.replace(plan, stored=dataclasses.replace(plan.stored, videos=args.pool_videos))
-    cuda = torch.cuda.is_available()
-    device = args.device if args.device != "auto" else "cuda" if cuda else "cpu"
-    if device not in (("cpu", "cuda") if cuda else ("cpu",)):
-        raise InputError(f"--device {device}: this machine can train on {'cpu or cuda' if cuda else 'cpu only'}")
     out = Path(args.out)
-    trainer = _trainer(args, config, plan, courses, out, device)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[told]}"),
-        TimeRemainingColumn(),
-    )
-    say = messages()
-    # Where nobody looks, a bar is only empty lines around the messages; the curves tell.
-    with Progress(*columns, console=say, disable=not say.is_terminal) as progress:
-        tasks: dict[str, TaskID] = {}
-
-        def show(report: Report) -> None:
-            if report.stage not in tasks:
-                tasks[report.stage] = progress.add_task(report.stage, total=report.steps, told="")
-            told = "loss {loss:.3f}  right {exact:.0%}".format(**report.values) if report.values else "videos"
-            progress.update(tasks[report.stage], completed=report.step, told=told)
-
-        trainer.run(show, stop_after=args.stop_after)
-    console = output()
-    # A run that was stopped before its first row has none to draw.
-    if (out / "curves.csv").is_file():
-        console.print(f"curves: {draw_curves(out)}")
-    if trainer.stage == "done":
-        console.print(f"model: {out / 'model'} ({trainer.seconds / 60:.0f} minutes of training)")
-    else:
-        console.print(f"stopped in stage {trainer.stage} at step {trainer.step}; the same command goes on")
+    trainer = _trainer(args, config, plan, courses, out, choose_device(args.device))
+    train_with_progress(trainer, out, args.stop_after)
     return 0
+
+
+def _refuse(args: argparse.Namespace, options: Sequence[str], where: str) -> None:
+    from longtake.operators.errors import InputError
+
+    for name in options:
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} is for training {where}")
 
 
 def _courses(args: argparse.Namespace) -> list[Course[Any]]:

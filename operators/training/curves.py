@@ -35,7 +35,7 @@ def draw_curves(run: Path) -> Path:
         steps = [offset + int(row["step"]) for row in part]
         for axis, names in ((axes[0], losses), (axes[1], ("exact",))):
             for number, name in enumerate(names):
-                values = [(x, float(row[name])) for x, row in zip(steps, part, strict=True) if row[name]]
+                values = [(x, float(row[name])) for x, row in zip(steps, part, strict=True) if row.get(name)]
                 if axis is axes[0]:
                     values = [(x, y) for x, y in values if y > 0]
                 if values:

@@ -39,13 +39,18 @@ def question_losses(
     questions: Questions,
     weights: LossWeights,
     keep_VT: Tensor | None,
-    next_features: tuple[Tensor, Tensor],
+    next_features: tuple[Tensor, Tensor] | None,
     positions_T: Tensor | None = None,
+    there_VT: Tensor | None = None,
+    asked_Q: Tensor | None = None,
 ) -> Losses:
     """Text, evidence and next-snippet losses of questions about combined tokens.
 
-    `next_features` are every snippet's reduced video and audio features, [V, T, R] each. `positions_T` are the
-    snippets' numbers, None: 0, 1, 2, ...
+    Args:
+        next_features: every snippet's reduced video and audio features, [V, T, R] each; None learns nothing of them.
+        positions_T: the snippets' numbers; None says 0, 1, 2, ...
+        there_VT: bool, False on snippets that only fill a video up to the others' length; None says that all are.
+        asked_Q: bool, False on questions that do not count; None says that all do.
     """
     latents_VTmD = model.latent_model(tokens_VTmD, keep_BT=keep_VT, positions_T=positions_T)
     decoder = model.text_decoder
@@ -58,14 +63,46 @@ def question_losses(
     target_QL, on_QL = questions.ids_QL[:, 1:], questions.answer_QL[:, 1:]
     text = F.cross_entropy(logits_QLV[on_QL].float(), target_QL[on_QL])
     right_Q = ((logits_QLV.argmax(-1) == target_QL) | ~on_QL).all(-1)
+    right_Q = right_Q if asked_Q is None else right_Q[asked_Q]
     evidence = _evidence_loss(evidence_QLN, questions, tokens)
-    next_tokens = next_token_loss(model, latents_VTmD, tokens_VTmD)
-    total = weights.text * text + weights.evidence * evidence + weights.next_tokens * next_tokens
-    parts = {"text": text.item(), "evidence": evidence.item(), "next_tokens": next_tokens.item()}
-    reconstruction = next_feature_loss(model, latents_VTmD, *next_features)
-    total = total + weights.next_features * reconstruction
-    parts["next_features"] = reconstruction.item()
-    return Losses(total=total, parts={**parts, "exact": right_Q.float().mean().item()})
+    total = weights.text * text + weights.evidence * evidence
+    parts = {"text": text.item(), "evidence": evidence.item(), "exact": right_Q.float().mean().item()}
+    return _with_next(
+        Losses(total=total, parts=parts), model, latents_VTmD, tokens_VTmD, weights, next_features, there_VT
+    )
+
+
+def reconstruction_losses(
+    model: LongTakeModel,
+    tokens_VTmD: Tensor,
+    weights: LossWeights,
+    keep_VT: Tensor | None,
+    next_features: tuple[Tensor, Tensor] | None,
+    there_VT: Tensor | None = None,
+) -> Losses:
+    """The next-snippet losses alone, where nothing is asked; the arguments are those of `question_losses`."""
+    latents_VTmD = model.latent_model(tokens_VTmD, keep_BT=keep_VT)
+    nothing = Losses(total=latents_VTmD.new_zeros((), dtype=torch.float32), parts={})
+    return _with_next(nothing, model, latents_VTmD, tokens_VTmD, weights, next_features, there_VT)
+
+
+def _with_next(
+    losses: Losses,
+    model: LongTakeModel,
+    latents_VTmD: Tensor,
+    tokens_VTmD: Tensor,
+    weights: LossWeights,
+    next_features: tuple[Tensor, Tensor] | None,
+    there_VT: Tensor | None,
+) -> Losses:
+    next_tokens = next_token_loss(model, latents_VTmD, tokens_VTmD, there_VT)
+    total = losses.total + weights.next_tokens * next_tokens
+    parts = {**losses.parts, "next_tokens": next_tokens.item()}
+    if next_features is not None:
+        reconstruction = next_feature_loss(model, latents_VTmD, *next_features, there_VT)
+        total = total + weights.next_features * reconstruction
+        parts["next_features"] = reconstruction.item()
+    return Losses(total=total, parts=parts)
 
 
 def _evidence_loss(evidence_QLN: Tensor, questions: Questions, tokens: int) -> Tensor:
@@ -75,19 +112,27 @@ def _evidence_loss(evidence_QLN: Tensor, questions: Questions, tokens: int) -> T
     wanted_QN = torch.cat([nowhere_Q1, wanted_QT.repeat_interleave(tokens, dim=1)], dim=1)
     mass_QL = (evidence_QLN * wanted_QN[:, None]).sum(-1)
     on_QL = questions.content_QL[:, 1:]
+    if not bool(on_QL.any()):
+        # No question's evidence is known.
+        return mass_QL.new_zeros(())
     return -(mass_QL[on_QL] + 1e-6).log().mean()
 
 
-def next_token_loss(model: LongTakeModel, latents_VTmD: Tensor, tokens_VTmD: Tensor) -> Tensor:
+def next_token_loss(
+    model: LongTakeModel, latents_VTmD: Tensor, tokens_VTmD: Tensor, there_VT: Tensor | None = None
+) -> Tensor:
     """One minus the cosine between the prediction of the next snippet's tokens and those tokens, whose gradient is
     stopped (else the tokens would collapse to what is easy to predict)."""
     if latents_VTmD.shape[1] < 2:
         return latents_VTmD.new_zeros(())
     predicted = model.latent_model.next_tokens(latents_VTmD[:, :-1])
-    return 1 - F.cosine_similarity(predicted.float(), tokens_VTmD[:, 1:].detach().float(), dim=-1).mean()
+    near_VTm = F.cosine_similarity(predicted.float(), tokens_VTmD[:, 1:].detach().float(), dim=-1)
+    return 1 - (near_VTm if there_VT is None else near_VTm[there_VT[:, 1:]]).mean()
 
 
-def next_feature_loss(model: LongTakeModel, latents_VTmD: Tensor, video_VTR: Tensor, audio_VTR: Tensor) -> Tensor:
+def next_feature_loss(
+    model: LongTakeModel, latents_VTmD: Tensor, video_VTR: Tensor, audio_VTR: Tensor, there_VT: Tensor | None = None
+) -> Tensor:
     """Mean squared error of the predictions of the next snippet's reduced video and audio features."""
     loss = latents_VTmD.new_zeros((), dtype=torch.float32)
     if latents_VTmD.shape[1] < 2:
@@ -96,7 +141,10 @@ def next_feature_loss(model: LongTakeModel, latents_VTmD: Tensor, video_VTR: Ten
     heads = model.latent_model.next_video, model.latent_model.next_audio
     for head, target_VTR in zip(heads, (video_VTR, audio_VTR), strict=True):
         if head is not None:
-            loss = loss + F.mse_loss(head(summary_VTD).float(), target_VTR[:, 1:].float())
+            predicted_VTR, wanted_VTR = head(summary_VTD).float(), target_VTR[:, 1:].float()
+            if there_VT is not None:
+                predicted_VTR, wanted_VTR = predicted_VTR[there_VT[:, 1:]], wanted_VTR[there_VT[:, 1:]]
+            loss = loss + F.mse_loss(predicted_VTR, wanted_VTR)
     return loss
 
 
