@@ -69,9 +69,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def _add_world_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("without --data")
-    group.add_argument(
-        "--snippet-steps", metavar="N", type=int, help="steps on single snippets, encoders and combiner"
-    )
+    group.add_argument("--snippet-steps", metavar="N", type=int, help="steps on single snippets, encoders and combiner")
     group.add_argument(
         "--long-steps", metavar="N", type=int, help="steps on long videos, latent model and text decoder"
     )

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from longtake.operators.chat import ROLES, SPECIALS, ChatTokenizer
+from longtake.operators.chat import DIGITS, ROLES, SPECIALS, ChatTokenizer
 
 # What a caption answers: the words that the made world's descriptions answer too.
 CAPTION_PROMPT = "What happens?"
@@ -50,7 +50,7 @@ class Row:
 
 def word_tokenizer(texts: Iterable[str], room: int) -> ChatTokenizer:
     """A tokenizer of the commonest words of `texts`, as many as `room` tokens leave; of equally common ones the first
-    in the alphabet.
+    in the alphabet. Where there are numbers of several digits, and room, all numbers are spelt.
 
     Raises:
         ValueError: there is room for no word at all.
@@ -64,7 +64,12 @@ def word_tokenizer(texts: Iterable[str], room: int) -> ChatTokenizer:
         plain = splitter.normalizer.normalize_str(text)
         counts.update(word for word, _ in splitter.pre_tokenizer.pre_tokenize_str(plain))
     ordered = sorted(counts, key=lambda word: (-counts[word], word))
-    return ChatTokenizer.from_words(ordered[:most])
+    spelt = 2 * len(DIGITS)
+    numbers = {word for word in counts if word.isascii() and word.isdecimal()}
+    digits = most >= 2 * spelt and any(len(word) > 1 for word in numbers)
+    if digits:
+        ordered = [word for word in ordered if word not in numbers][: most - spelt]
+    return ChatTokenizer.from_words(ordered[:most], digits=digits)
 
 
 def unknown_words(rows: Sequence[Row], tokenizer: ChatTokenizer) -> tuple[int, list[str]]:

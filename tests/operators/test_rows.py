@@ -52,6 +52,14 @@ def test_the_commonest_words_become_tokens_and_rows_tell_what_is_missing() -> No
         word_tokenizer(texts, room=8)
 
 
+def test_numbers_are_spelt_where_there_is_room_for_digits() -> None:
+    texts = ["When did it start?", "After 47 seconds."]
+    spelling = word_tokenizer(texts, room=80)
+    assert spelling.unknown_words("after 120 seconds") == () and spelling.unknown_words("later") == ("later",)
+    assert spelling.decode(spelling.answer("after 120 seconds")) == "after 120 seconds"
+    assert word_tokenizer(texts, room=30).unknown_words("after 120 seconds, not 47") == ("120", "not")
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_an_epoch_sees_each_row_once_with_its_span_in_view(data: st.DataObject) -> None:
