@@ -48,7 +48,8 @@ def draw_curves(run: Path) -> Path:
                     drawn.add(name)
             if offset:
                 axis.axvline(offset, color="0.6", linestyle=":", linewidth=1)
-        axes[1].text(offset, 1.02, f" {stage}", fontsize=9)
+        # Names of short stages are wider than these: the layout must not make room for them.
+        axes[1].text(offset, 1.02, f" {stage}", fontsize=9).set_in_layout(False)
         offset = steps[-1]
     axes[0].set(xlabel="step", ylabel="loss", yscale="log")
     if drawn:
