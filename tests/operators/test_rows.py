@@ -146,7 +146,7 @@ def test_what_only_fills_up_changes_no_loss(world_config: ModelConfig) -> None:
 
         following = filled([pair[0] for pair in features]), filled([pair[1] for pair in features])
         made = question_losses(
-            model, filled(tokens), batch.questions, WEIGHTS, None, following, batch.there_VT, batch.asked_Q
+            model, filled(tokens), batch.questions, WEIGHTS, None, following, None, batch.there_VT, batch.asked_Q
         )
         alone = reconstruction_losses(model, filled(tokens), WEIGHTS, None, following, batch.there_VT)
         assert alone.parts == {name: made.parts[name] for name in ("next_tokens", "next_features")}
@@ -168,7 +168,9 @@ def test_evidence_is_not_learned_where_none_is_known(world_config: ModelConfig) 
     batch = tensorize_rows([Stretch(video=0, first=0, stop=3, rows=(row(0, 0, 3),))], tokenizer)
     assert batch.questions is not None
     tokens_VTmD = torch.randn(1, 3, world_config.combiner.tokens, world_config.width)
-    made = question_losses(model, tokens_VTmD, batch.questions, WEIGHTS, None, None, batch.there_VT, batch.asked_Q)
+    made = question_losses(
+        model, tokens_VTmD, batch.questions, WEIGHTS, None, None, None, batch.there_VT, batch.asked_Q
+    )
     assert made.parts["evidence"] == 0.0 and "next_features" not in made.parts
     assert bool(torch.isfinite(made.total))
 
