@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +16,9 @@ if TYPE_CHECKING:
     from longtake.operators.chat import ChatTokenizer
     from longtake.operators.config import ModelConfig
     from longtake.operators.model import LongTakeModel
-    from longtake.operators.training.data_trainer import DataPlan, TrainingData
-    from longtake.operators.training.rows import Row
-    from longtake.pipeline.training_data import Film
-    from longtake.pipeline.training_rows import BadRows, FileRow
+    from longtake.operators.training.data_plan import DataPlan, TrainingData
+    from longtake.pipeline.training_data import Telling
+    from longtake.pipeline.training_rows import BadRows
 
 # The names of a model's parts, here so that help needs no torch.
 PARTS = ("video_encoder", "audio_encoder", "combiner", "latent_model", "text_decoder")
@@ -75,9 +76,10 @@ def run(args: argparse.Namespace) -> int:
     """Read the rows, decode or encode their videos, train."""
     import torch
 
-    from longtake.jobs.console import counted
+    from longtake.jobs.console import counted, warn
     from longtake.jobs.train_progress import choose_device, train_with_progress
-    from longtake.operators.training.data_trainer import DataTrainer
+    from longtake.operators.training.data_trainer import DataTrainer, require_own_run
+    from longtake.pipeline.training_data import prepare
     from longtake.pipeline.training_rows import read_rows
 
     _check(args)
@@ -86,10 +88,12 @@ def run(args: argparse.Namespace) -> int:
     torch.manual_seed(args.seed)
     model, tokenizer, start = _model(args)
     plan = _plan(args, model.config)
+    require_own_run(out, plan, model, start)
     rows, bad = read_rows(path, args.max_bad_rows, out / "skipped.jsonl")
     try:
-        data, tokenizer = _data(args, plan, model, tokenizer, rows, bad, device)
-        bad.settle()
+        data, tokenizer = prepare(
+            rows, bad, plan, model, tokenizer, out, device=device, workers=args.workers, telling=_telling()
+        )
     finally:
         _show(bad)
     say(
@@ -98,7 +102,10 @@ def run(args: argparse.Namespace) -> int:
         + (f"; {counted(len(bad.found), 'row')} skipped ({bad.listed})" if bad.found else "")
     )
     trainer = DataTrainer(model, tokenizer, plan, data, out, start=start, device=device)
-    _explain(plan, data, {name: batches.steps for name, batches in trainer.batches.items()}, out)
+    steps = {name: batches.steps for name, batches in trainer.batches.items()}
+    _explain(plan, data, steps, out)
+    if not start and plan.reads_tokens("questions") and (not steps["snippets"] or plan.reads_tokens("snippets")):
+        warn("encoders and combiner never learn, and their weights are random: begin --from a checkpoint")
     train_with_progress(trainer, out, args.stop_after)
     return 0
 
@@ -147,7 +154,7 @@ def _model(args: argparse.Namespace) -> tuple[LongTakeModel, ChatTokenizer | Non
 
 
 def _plan(args: argparse.Namespace, config: ModelConfig) -> DataPlan:
-    from longtake.operators.training.data_trainer import DataPlan
+    from longtake.operators.training.data_plan import DataPlan
 
     frozen = tuple(part.strip() for part in (args.freeze or "").split(",") if part.strip())
     if unknown := [part for part in frozen if part not in PARTS]:
@@ -177,87 +184,30 @@ def _plan(args: argparse.Namespace, config: ModelConfig) -> DataPlan:
     )
 
 
-def _data(
-    args: argparse.Namespace,
-    plan: DataPlan,
-    model: LongTakeModel,
-    tokenizer: ChatTokenizer | None,
-    rows: list[FileRow],
-    bad: BadRows,
-    device: str,
-) -> tuple[TrainingData, ChatTokenizer]:
-    """Everything that is learned from, decoded or encoded, and the words that it is learned in."""
-    from longtake.operators.training.data_trainer import TrainingData, write_encoders
-    from longtake.operators.training.rows import text_length, unknown_words, word_tokenizer
-    from longtake.pipeline.training_data import (
-        TokenIndex,
-        index_videos,
-        indexed_as_stored,
-        look_at_videos,
-        place_rows,
-        store_for,
-        store_videos,
-    )
+def _telling() -> Telling:
+    """What `prepare` tells, on standard error."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    config, out = model.config, Path(args.out)
-    rows, films = look_at_videos(rows, bad)
-    # A file of which too little is there is told of before anything is decoded.
-    bad.settle()
-    trained = tokenizer is not None
-    words = tokenizer or word_tokenizer(
-        (text for row in rows for text in (row.question, row.answer)), config.text.vocabulary
-    )
-    fitting = []
-    for row in rows:
-        length = text_length(row.question, row.answer, words)
-        if length > config.text.context:
-            bad.add(row.line, row.video, f"its text has {length} tokens; the model reads at most {config.text.context}")
-        else:
-            fitting.append(row)
+    from longtake.jobs.console import messages
+    from longtake.jobs.index_progress import Display
+    from longtake.pipeline import indexing
+    from longtake.pipeline.training_data import Telling
 
-    def indexed(films: list[Film], checkpoint: Path) -> TokenIndex:
-        from longtake.jobs.console import messages
-        from longtake.jobs.index_progress import Display
+    @contextmanager
+    def decoding(videos: int) -> Iterator[Callable[[int], None]]:
+        say("decoding the videos, once")
+        console = messages()
+        columns = (TextColumn("decoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task("decoding", total=videos)
+            yield lambda done: progress.update(task, completed=done)
 
+    @contextmanager
+    def shown() -> Iterator[Callable[[indexing.Progress], None]]:
         with Display(messages()) as display:
-            return index_videos(films, out / "tokens.lt", checkpoint, device, display.update)
+            yield display.update
 
-    store = None
-    if all(plan.reads_tokens(stage) for stage in ("snippets", "questions")):
-        source = indexed(films, write_encoders(out / "encoders", model, words))
-        videos = [source.video(number) for number in range(len(films))]
-    else:
-        store = store_for(out / "snippets", config)
-        say(f"decoding {len(films)} videos into {store.path}, once")
-        with _bar("decoding", len(films)) as update:
-            videos = store_videos(films, store, config, args.workers, update)
-    placed, films, videos = place_rows(fitting, films, videos, plan.questions.most, bad)
-    bad.settle()
-    lengths = tuple(len(video.windows) for video in videos)
-    made = tuple(placed)
-    touched, unknown = unknown_words(made, words)
-    if touched:
-        lacking = "the model lacks" if trained else f"a vocabulary of {config.text.vocabulary} leaves out"
-        say(
-            f"{touched} of {len(made)} rows hold words that {lacking}: {', '.join(unknown[:8])}"
-            f"{', ...' if len(unknown) > 8 else ''}; they are read as unknown, and never answered"
-        )
-    data = TrainingData(
-        lengths=lengths,
-        snippet_s=config.video.frames / config.rate_hz,
-        names=tuple(film.name for film in films),
-        store=store,
-        captions=_captions(made, lengths, plan),
-        rows=made,
-        encode=lambda checkpoint: indexed_as_stored(indexed(films, checkpoint), films, lengths),
-    )
-    return data, words
-
-
-def _captions(rows: tuple[Row, ...], lengths: tuple[int, ...], plan: DataPlan) -> tuple[Row, ...]:
-    """What short stretches learn text from: captions, else questions that a stretch can answer."""
-    captions = tuple(row for row in rows if row.caption)
-    return captions or tuple(row for row in rows if row.snippets <= plan.snippets.most)
+    return Telling(say=say, decoding=decoding, indexing=shown)
 
 
 def _explain(plan: DataPlan, data: TrainingData, steps: dict[str, int], out: Path) -> None:
@@ -286,25 +236,6 @@ def _reads(plan: DataPlan, stage: str, out: Path) -> str:
     return (
         f"; encoders and combiner are frozen: tokens from {out / 'tokens.lt'}, no decoding, only tokens reconstructed"
     )
-
-
-def _bar(what: str, total: int) -> Any:
-    """A progress bar on a terminal; gives a call that says how many are done."""
-    from contextlib import contextmanager
-
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from longtake.jobs.console import messages
-
-    @contextmanager
-    def shown() -> Any:
-        console = messages()
-        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-            task = progress.add_task(what, total=total)
-            yield lambda done: progress.update(task, completed=done)
-
-    return shown()
 
 
 def _show(bad: BadRows) -> None:

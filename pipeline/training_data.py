@@ -1,231 +1,119 @@
-"""From a file's rows to what a run learns from: videos looked at, decoded once, and encoded once.
-
-Snippets are read as indexing reads them, into a store that a run with learning encoders reads in every epoch. Tokens
-are an index of the run's own, written by the job that `longtake index` runs.
-"""
+"""From a file's rows to what a run learns from: words, videos decoded or encoded, rows over their snippets."""
 
 from __future__ import annotations
 
-import hashlib
-import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from longtake.operators.checkpoint import load_model
-from longtake.operators.config import ModelConfig
-from longtake.operators.errors import InputError, LongTakeError, MediaError
-from longtake.operators.training.data_trainer import TokenSource
-from longtake.operators.training.rows import Row
-from longtake.operators.training.snippet_store import Record, SnippetStore, StoredVideo, Window
-from longtake.pipeline.identity import file_state
-from longtake.pipeline.index_metadata import IndexMetadata
-from longtake.pipeline.indexing import IndexOptions, Progress, index
-from longtake.pipeline.kept import Kept
-from longtake.pipeline.media.intake import ConfigIntake
-from longtake.pipeline.media.plan import Sampling, plan_rate
-from longtake.pipeline.media.probe import MediaInfo, probe
-from longtake.pipeline.media.snippet import Snippet
-from longtake.pipeline.media.snippets import read_snippets
-from longtake.pipeline.tables import IndexReader, open_table
+from longtake.operators.chat import ChatTokenizer
+from longtake.operators.model import LongTakeModel
+from longtake.operators.training.data_plan import DataPlan, TrainingData
+from longtake.operators.training.data_trainer import write_encoders
+from longtake.operators.training.rows import Row, text_length, unknown_words, word_tokenizer
+from longtake.operators.training.snippet_store import StoredVideo
+from longtake.pipeline.indexing import Progress
 from longtake.pipeline.training_rows import BadRows, FileRow, place_row
+from longtake.pipeline.training_tokens import TokenIndex, index_videos, indexed_as_stored
+from longtake.pipeline.training_videos import Film, look_at_videos, store_for, store_videos
 
-# Tokens that are kept in memory; others are read again from the table.
-KEPT_BYTES = 1 << 30
+# Unknown words that are named.
+MOST_NAMED = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Film:
-    """A video of the rows, as it was found; `name` is its name in the store."""
+class Telling:
+    """Who is told how the work goes: a line of words, and while videos are decoded or indexed, how far that is."""
 
-    path: str
-    name: str
-    info: MediaInfo
-
-
-def look_at_videos(rows: Sequence[FileRow], bad: BadRows) -> tuple[list[FileRow], list[Film]]:
-    """The rows whose video is there and looks like one, and these videos; the other rows go to `bad`."""
-    films: dict[str, Film] = {}
-    wrong: dict[str, str] = {}
-    kept: list[FileRow] = []
-    for row in rows:
-        if row.path not in films and row.path not in wrong:
-            try:
-                state = file_state(row.path)
-                text = f"{row.path}\n{state.size_bytes}\n{state.mtime_ns}"
-                name = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:24]
-                films[row.path] = Film(path=row.path, name=name, info=probe(row.path))
-            except MediaError as error:
-                wrong[row.path] = str(error)
-        if row.path in wrong:
-            bad.add(row.line, row.video, wrong[row.path])
-        else:
-            kept.append(row)
-    return kept, list(films.values())
+    say: Callable[[str], None]
+    decoding: Callable[[int], AbstractContextManager[Callable[[int], None]]]
+    indexing: Callable[[], AbstractContextManager[Callable[[Progress], None]]]
 
 
-def store_videos(
-    films: Sequence[Film], store: SnippetStore, config: ModelConfig, workers: int, on_video: Callable[[int], None]
-) -> list[StoredVideo]:
-    """Decode the videos that the store has not got; what each of them is there.
+def prepare(
+    rows: Sequence[FileRow],
+    bad: BadRows,
+    plan: DataPlan,
+    model: LongTakeModel,
+    tokenizer: ChatTokenizer | None,
+    out: Path,
+    *,
+    device: str,
+    workers: int,
+    telling: Telling,
+) -> tuple[TrainingData, ChatTokenizer]:
+    """Everything that a run in `out` learns from, and the words that it learns in.
+
+    Where nothing that makes tokens learns in any stage, videos are encoded with `model`; else they are decoded. What
+    an earlier call left in `out` is used again.
 
     Args:
-        workers: processes that decode; 0 decodes in this one.
-        on_video: told how many are done, after each.
+        tokenizer: the model's; None makes one of the rows' words.
+        workers: processes that decode.
     Raises:
-        InputError: the disk has no room.
+        InputError: too many rows cannot be used, or the disk has no room.
     """
-    waiting = [film for film in films if store.find(film.name) is None]
-    plan = plan_rate(config.rate_hz, config.video.frames)
-    store.require_room(sum(plan.count_windows(film.info.duration_ns or 0) for film in waiting))
-    done = len(films) - len(waiting)
-    on_video(done)
-    decoded = _in_processes(waiting, store, config, workers) if workers else _here(waiting, store, config)
-    for _ in decoded:
-        done += 1
-        on_video(done)
-    found = [store.find(film.name) for film in films]
-    if missing := [film.path for film, video in zip(films, found, strict=True) if video is None]:
-        raise LongTakeError(f"{store.path}: {missing[0]} is not there after it was decoded")
-    return [video for video in found if video is not None]
+    config = model.config
+    rows, films = look_at_videos(rows, bad)
+    # A file of which too little is there is told of before anything is decoded.
+    bad.settle()
+    texts = (text for row in rows for text in (row.question, row.answer))
+    words = tokenizer or word_tokenizer(texts, config.text.vocabulary)
+    rows = _fitting(rows, words, config.text.context, bad)
 
+    def indexed(films: Sequence[Film], checkpoint: Path) -> TokenIndex:
+        with telling.indexing() as update:
+            return index_videos(films, out / "tokens.lt", checkpoint, device, update)
 
-def _here(films: Sequence[Film], store: SnippetStore, config: ModelConfig) -> Iterator[Film]:
-    for film in films:
-        _decode(film, store, config)
-        yield film
-
-
-def _in_processes(films: Sequence[Film], store: SnippetStore, config: ModelConfig, workers: int) -> Iterator[Film]:
-    died: list[Film] = []
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, max(1, len(films))), context) as pool:
-        futures = {pool.submit(_decode, film, store, config): film for film in films}
-        try:
-            for future in as_completed(futures):
-                try:
-                    future.result()
-                    yield futures[future]
-                except BrokenProcessPool:
-                    died.append(futures[future])
-        finally:
-            pool.shutdown(cancel_futures=True)
-    # A decoder that dies takes what others wait for with it: each of these is tried again alone.
-    for film in died:
-        with ProcessPoolExecutor(1, context) as alone:
-            try:
-                alone.submit(_decode, film, store, config).result()
-            except BrokenProcessPool:
-                store.note(film.name, StoredVideo(windows=(), error="the process that decoded it died"))
-        yield film
-
-
-def _decode(film: Film, store: SnippetStore, config: ModelConfig) -> None:
-    """One video into the store, or the reason why it is not there."""
-    torch.set_num_threads(1)
-    damage = ""
-
-    def snippets() -> Iterator[tuple[Window, Record]]:
-        nonlocal damage
-        for made in read_snippets(film.info, config, Sampling(rate_hz=config.rate_hz)):
-            if isinstance(made, Snippet):
-                record = (made.frames_FHWC, made.frame_mask_F, made.log_mel_AM, made.mel_mask_A)
-                yield (made.start_ns, made.stop_ns), record
-            else:
-                damage = damage or made.message
-
-    try:
-        stored = store.write(film.name, snippets())
-    except MediaError as error:
-        stored = store.note(film.name, StoredVideo(windows=(), error=str(error)))
-    if not stored.windows and not stored.error:
-        store.note(film.name, StoredVideo(windows=(), error=damage or "no picture could be decoded"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Tokens:
-    tokens_TmD: Tensor
-
-    @property
-    def size_bytes(self) -> int:
-        return self.tokens_TmD.nbytes
-
-
-class TokenIndex:
-    """The tokens of the rows' videos, in the index that one of the run's checkpoints wrote."""
-
-    def __init__(self, path: Path, films: Sequence[Film]) -> None:
-        self._reader = IndexReader.open(str(path))
-        rows = {row.uri: row for row in self._reader.videos()}
-        self._rows = [rows.get(film.path) for film in films]
-        failures = {row.uri: row.message for row in self._reader.failures()}
-        self._errors = [failures.get(film.path, "nothing of it was indexed") for film in films]
-        self._kept: Kept[int, _Tokens] = Kept(KEPT_BYTES)
-
-    def video(self, number: int) -> StoredVideo:
-        """The windows of a video's snippets, or why there are none."""
-        row = self._rows[number]
-        if row is None or not row.snippets:
-            return StoredVideo(windows=(), error=self._errors[number])
-        _, start_T, stop_T, _ = self._reader.tokens(row.video_id)
-        return StoredVideo(windows=tuple(zip(start_T.tolist(), stop_T.tolist(), strict=True)))
-
-    def tokens(self, video: int) -> Tensor:
-        """All tokens of a video, float32 [T, m, D]."""
-        found = self._kept.get(video)
-        if found is None:
-            row = self._rows[video]
-            assert row is not None
-            tokens_TmD, _, _, _ = self._reader.tokens(row.video_id)
-            found = self._kept.put(video, _Tokens(tokens_TmD=torch.from_numpy(np.array(tokens_TmD))))
-        return found.tokens_TmD
-
-
-def index_videos(
-    films: Sequence[Film],
-    into: Path,
-    checkpoint: Path,
-    device: str,
-    on_progress: Callable[[Progress], None] | None = None,
-) -> TokenIndex:
-    """Encode the videos that are not in the run's index yet; an index of other encoders is made anew.
-
-    Raises:
-        LongTakeError: the work cannot go on; what was committed stays.
-    """
-    table = open_table(str(into), "snippets")
-    told = None if table is None else IndexMetadata.from_schema(table.schema.metadata, str(into))
-    stale = told is not None and told.fingerprint != load_model(str(checkpoint)).fingerprint
-    options = IndexOptions(
-        into=str(into),
-        model=str(checkpoint.absolute()),
-        token_store="float32",
-        device=cast(Literal["cpu", "cuda"], device),
-        rebuild=stale,
+    store = None
+    if all(plan.reads_tokens(stage) for stage in ("snippets", "questions")):
+        source = indexed(films, write_encoders(out / "encoders", model, words))
+        videos = [source.video(number) for number in range(len(films))]
+    else:
+        store = store_for(out / "snippets", config)
+        with telling.decoding(len(films)) as update:
+            videos = store_videos(films, store, config, workers, update)
+    placed, films, videos = place_rows(rows, films, videos, plan.questions.most, bad)
+    bad.settle()
+    lengths = tuple(len(video.windows) for video in videos)
+    touched, unknown = unknown_words(placed, words)
+    if touched:
+        lacking = "the model lacks" if tokenizer else f"a vocabulary of {config.text.vocabulary} leaves out"
+        named = ", ".join(unknown[:MOST_NAMED]) + (", ..." if len(unknown) > MOST_NAMED else "")
+        telling.say(
+            f"{touched} of {len(placed)} rows hold words that {lacking}: {named}; they are read as unknown, and never"
+            " answered"
+        )
+    data = TrainingData(
+        lengths=lengths,
+        snippet_s=config.video.frames / config.rate_hz,
+        names=tuple(film.name for film in films),
+        store=store,
+        captions=_captions(placed, plan),
+        rows=tuple(placed),
+        encode=lambda checkpoint: indexed_as_stored(indexed(films, checkpoint), films, lengths),
     )
-    index([film.path for film in films], options, on_progress=on_progress)
-    return TokenIndex(into, films)
+    return data, words
 
 
-def indexed_as_stored(source: TokenIndex, films: Sequence[Film], lengths: Sequence[int]) -> TokenSource:
-    """The same index, when it holds as many snippets of each video as rows were placed over.
+def _fitting(rows: Sequence[FileRow], words: ChatTokenizer, context: int, bad: BadRows) -> list[FileRow]:
+    """The rows whose text the decoder can read; the others go to `bad`."""
+    fitting = []
+    for row in rows:
+        length = text_length(row.question, row.answer, words)
+        if length > context:
+            bad.add(row.line, row.video, f"its text has {length} tokens; the model reads at most {context}")
+        else:
+            fitting.append(row)
+    bad.settle()
+    return fitting
 
-    Raises:
-        InputError: it does not: a file changed meanwhile, or was read otherwise.
-    """
-    for number, (film, length) in enumerate(zip(films, lengths, strict=True)):
-        video = source.video(number)
-        if len(video.windows) != length:
-            why = video.error or "the file has changed, or is damaged"
-            raise InputError(f"{film.path}: {len(video.windows)} snippets are indexed, {length} were decoded: {why}")
-    return source
+
+def _captions(rows: Sequence[Row], plan: DataPlan) -> tuple[Row, ...]:
+    """What short stretches learn text from: captions, else questions that a stretch can answer."""
+    captions = tuple(row for row in rows if row.caption)
+    return captions or tuple(row for row in rows if row.snippets <= plan.snippets.most)
 
 
 def place_rows(
@@ -255,9 +143,3 @@ def place_rows(
         placed.append(made)
     used = [read[path] for path in numbers]
     return placed, [film for film, _ in used], [video for _, video in used]
-
-
-def store_for(path: Path, config: ModelConfig) -> SnippetStore:
-    """The store of a run whose model has this config."""
-    ConfigIntake(config=config).require_sampling(Sampling(rate_hz=config.rate_hz))
-    return SnippetStore(path, config, Sampling(rate_hz=config.rate_hz).key())

@@ -13,121 +13,39 @@ Shapes: V stretches, T snippets, S = V * T, m tokens, D width, R reduced width.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor
 
 from longtake.operators.chat import ChatTokenizer
 from longtake.operators.checkpoint import CONFIG, WEIGHTS, save_model
 from longtake.operators.errors import InputError
 from longtake.operators.model import LongTakeModel
+from longtake.operators.training.data_plan import (
+    ENCODERS,
+    PARTS,
+    DataPlan,
+    TokenSource,
+    TrainingData,
+    question_batches,
+    snippet_batches,
+)
 from longtake.operators.training.losses import Losses, LossWeights, question_losses, reconstruction_losses, reduced
 from longtake.operators.training.row_batches import (
-    RandomStretches,
     RowBatch,
-    RowBatches,
     Stretch,
     moved,
     tensorize_rows,
 )
-from longtake.operators.training.rows import Row
 from longtake.operators.training.run import Report, Stage, TrainingRun
-from longtake.operators.training.snippet_store import SnippetStore, join_clips
-
-ENCODERS = ("video_encoder", "audio_encoder", "combiner")
-PARTS = (*ENCODERS, "latent_model", "text_decoder")
-LEAST_STEPS = 1000
-
-
-@dataclass(frozen=True, kw_only=True)
-class StagePlan:
-    """One stage: how often it sees its rows (None: ten times, or as often as gives a thousand steps), stretches a
-    step, the longest stretch in snippets, rows that share one, the peak learning rate, and what each loss counts."""
-
-    epochs: int | None
-    batch: int
-    most: int
-    together: int
-    rate: float
-    weights: LossWeights
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataPlan:
-    """What a run on rows does; `frozen` parts learn in no stage, encoders and combiner in stage `questions` only with
-    `train_encoders`."""
-
-    seed: int = 0
-    snippets: StagePlan = field(
-        default_factory=lambda: StagePlan(
-            epochs=None,
-            batch=8,
-            most=8,
-            together=1,
-            rate=1.5e-3,
-            weights=LossWeights(text=1.0, evidence=0.0, next_tokens=1.0, next_features=1.0),
-        )
-    )
-    questions: StagePlan = field(
-        default_factory=lambda: StagePlan(
-            epochs=None,
-            batch=8,
-            most=512,
-            together=8,
-            rate=1.5e-3,
-            weights=LossWeights(text=1.0, evidence=0.3, next_tokens=0.1, next_features=0.1),
-        )
-    )
-    frozen: tuple[str, ...] = ()
-    train_encoders: bool = False
-    weight_decay: float = 0.03
-    keep: float = 0.9  # share of snippets that random masking leaves visible to others
-
-    def learns(self, stage: str) -> tuple[str, ...]:
-        """The parts that a stage trains."""
-        fixed = {*self.frozen, *(ENCODERS if stage == "questions" and not self.train_encoders else ())}
-        return tuple(part for part in PARTS if part not in fixed)
-
-    def reads_tokens(self, stage: str) -> bool:
-        """Whether a stage reads tokens that are encoded once, since nothing that makes them learns."""
-        return not set(ENCODERS) & set(self.learns(stage))
-
-
-class TokenSource(Protocol):
-    """Where a video's tokens come from once they do not change any more."""
-
-    def tokens(self, video: int) -> Tensor:
-        """All tokens of a video, by its number; float32 [T, m, D]."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingData:
-    """Rows, and the videos that they number.
-
-    Args:
-        lengths: how many snippets each video has. snippet_s: how long one lasts.
-        names: of the videos in `store`, which is there where some stage reads decoded snippets.
-        captions: what stage `snippets` learns text from; it may be empty. rows: all rows, for stage `questions`.
-        encode: encodes all videos with the checkpoint of a directory, or finds that this is done.
-    """
-
-    lengths: tuple[int, ...]
-    snippet_s: float
-    names: tuple[str, ...]
-    store: SnippetStore | None
-    captions: tuple[Row, ...]
-    rows: tuple[Row, ...]
-    encode: Callable[[Path], TokenSource]
-
-    def key(self) -> str:
-        """Sixteen hex digits that change with what is learned."""
-        return hashlib.sha256(repr((self.lengths, self.captions, self.rows)).encode()).hexdigest()[:16]
+from longtake.operators.training.snippet_store import join_clips
 
 
 class DataTrainer(TrainingRun):
@@ -157,7 +75,7 @@ class DataTrainer(TrainingRun):
         save_every: int = 250,
         log_every: int = 20,
     ) -> None:
-        self.batches = {"snippets": _snippet_batches(plan, data), "questions": _question_batches(plan, data)}
+        self.batches = {"snippets": snippet_batches(plan, data), "questions": question_batches(plan, data)}
         stages = [
             Stage(name=name, steps=batches.steps, rate=getattr(plan, name).rate)
             for name, batches in self.batches.items()
@@ -180,8 +98,7 @@ class DataTrainer(TrainingRun):
 
     def _identity(self) -> dict[str, Any]:
         words = hashlib.sha256(self.tokenizer.tokenizer.to_str().encode()).hexdigest()[:16]
-        config = self.model.config.fingerprint()
-        return {"plan": repr(self.plan), "config": config, "data": self.data.key(), "words": words, "from": self.start}
+        return {**_known_early(self.plan, self.model, self.start), "data": self.data.key(), "words": words}
 
     def _prepare(self, on_report: Callable[[Report], None]) -> None:
         """Nothing: the data is there."""
@@ -250,13 +167,30 @@ class DataTrainer(TrainingRun):
         return write_encoders(self.out / "encoders", self.model, self.tokenizer)
 
 
+def _known_early(plan: DataPlan, model: LongTakeModel, start: str) -> dict[str, Any]:
+    """What is known of a run's identity before its data is."""
+    return {"plan": repr(plan), "config": model.config.fingerprint(), "from": start}
+
+
+def require_own_run(out: Path, plan: DataPlan, model: LongTakeModel, start: str) -> None:
+    """Refuse a directory with another run before any video is decoded, as far as this can be known by then.
+
+    Raises:
+        InputError: the run there has another plan, config or start, or was no run on rows.
+    """
+    path = out / "state.json"
+    if not path.is_file():
+        return
+    state = json.loads(path.read_text())
+    if any(state.get(name) != value for name, value in _known_early(plan, model, start).items()):
+        raise InputError(f"{out}: holds a run of another plan or config; choose another directory")
+
+
 def write_encoders(path: Path, model: LongTakeModel, tokenizer: ChatTokenizer) -> Path:
     """The checkpoint of `path` with this model's encoders and combiner, which an index may be written with.
 
     It stays as it is where the encoders that lie there are these, whatever has become of the other parts since.
     """
-    from safetensors.torch import load_file
-
     own = {
         name: value.detach().float().cpu() for name, value in model.state_dict().items() if name.startswith(ENCODERS)
     }
@@ -273,26 +207,3 @@ def _places(stretch: Stretch, snippets: int) -> NDArray[np.int64]:
     """The places of a stretch's snippets in its video; the last one fills up to `snippets`."""
     places_T: NDArray[np.int64] = np.minimum(stretch.first + np.arange(snippets), stretch.stop - 1)
     return places_T
-
-
-def _snippet_batches(plan: DataPlan, data: TrainingData) -> RowBatches | RandomStretches:
-    stage = plan.snippets
-    settings: dict[str, Any] = {"most": stage.most, "batch": stage.batch, "seed": plan.seed, "name": "snippets"}
-    if not data.captions:
-        once = RandomStretches(data.lengths, epochs=1, **settings)
-        return RandomStretches(data.lengths, epochs=_epochs(stage, once.a_epoch), **settings)
-    settings["together"] = stage.together
-    once_a_row = RowBatches(data.captions, data.lengths, epochs=1, **settings)
-    return RowBatches(data.captions, data.lengths, epochs=_epochs(stage, once_a_row.a_epoch), **settings)
-
-
-def _question_batches(plan: DataPlan, data: TrainingData) -> RowBatches:
-    stage = plan.questions
-    settings: dict[str, Any] = {"most": stage.most, "batch": stage.batch, "seed": plan.seed, "name": "questions"}
-    settings["together"] = stage.together
-    once = RowBatches(data.rows, data.lengths, epochs=1, **settings)
-    return RowBatches(data.rows, data.lengths, epochs=_epochs(stage, once.a_epoch), **settings)
-
-
-def _epochs(stage: StagePlan, a_epoch: int) -> int:
-    return stage.epochs if stage.epochs is not None else max(10, -(-LEAST_STEPS // a_epoch))

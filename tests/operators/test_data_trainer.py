@@ -16,14 +16,8 @@ from longtake.operators.checkpoint import load_model
 from longtake.operators.config import ModelConfig
 from longtake.operators.errors import InputError
 from longtake.operators.model import LongTakeModel
-from longtake.operators.training.data_trainer import (
-    ENCODERS,
-    PARTS,
-    DataPlan,
-    DataTrainer,
-    TrainingData,
-    write_encoders,
-)
+from longtake.operators.training.data_plan import ENCODERS, PARTS, DataPlan, TrainingData
+from longtake.operators.training.data_trainer import DataTrainer, write_encoders
 from longtake.operators.training.rows import CAPTION_PROMPT, Row, word_tokenizer
 from longtake.operators.training.run import Report
 from longtake.operators.training.snippet_store import SnippetStore

@@ -20,8 +20,9 @@ from longtake.pipeline.media.plan import Sampling
 from longtake.pipeline.media.probe import probe
 from longtake.pipeline.media.snippet import Snippet
 from longtake.pipeline.media.snippets import read_snippets
-from longtake.pipeline.training_data import Film, look_at_videos, place_rows, store_for, store_videos
+from longtake.pipeline.training_data import place_rows
 from longtake.pipeline.training_rows import BadRows, FileRow, place_row, read_rows
+from longtake.pipeline.training_videos import Film, look_at_videos, store_for, store_videos
 from longtake.pipeline.world_video import WorldOptions, write_world
 
 SECOND = 1_000_000_000
