@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longtake.jobs import train_data
+from longtake.jobs import train_data, train_encoders
+from longtake.jobs.train_encoders import on_named_encoders
 
 if TYPE_CHECKING:
     from longtake.jobs.main import Subparsers
-    from longtake.operators.config import ModelConfig, PretrainedConfig
+    from longtake.operators.config import ModelConfig
     from longtake.operators.training.course import Course
     from longtake.operators.training.trainer import Plan, Trainer
 
@@ -34,14 +35,15 @@ A row of FILE is {"video": "a.mp4", "question": "...", "answer": "..."} or {"vid
 video's path is relative to FILE. "from_s" and "to_s" say which span it is about, "start_s" and "stop_s" where the
 proof is; what `longtake world` writes will do. Rows that cannot be used are listed in DIR/skipped.jsonl.
 
-Public encoders (a directory or a hub name) stay as they are: their features of the pool's snippets are computed once,
-kept in DIR/features, and read by all that learns. The model names their directories and holds no copy of them.
+Public encoders (a directory or a hub name) stay as they are. On made worlds their features of the pool's snippets are
+computed once, kept in DIR/features, and read by all that learns; with --data they run until the encoders are frozen.
+The model names their directories and holds no copy of them.
 """
 
 # Options that mean nothing beside --data.
 WORLD_ONLY = (
     *("snippet_steps", "long_steps", "polish_steps", "pool_videos", "features", "pictures", "sounds"),
-    *("hold_out_voice", "video_encoder", "video_layer", "audio_encoder", "audio_layer"),
+    "hold_out_voice",
 )
 
 
@@ -63,6 +65,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto (auto)")
     parser.add_argument("--workers", metavar="N", type=int, default=1, help="processes that render or decode (1)")
     parser.add_argument("--stop-after", metavar="N", type=int, help="stop after so many steps; run again to go on")
+    train_encoders.add_options(parser)
     train_data.add_options(parser)
     _add_world_options(parser)
 
@@ -77,14 +80,6 @@ def _add_world_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--pool-videos", metavar="N", type=int, help="made videos whose snippets long videos are made of"
     )
-    for part, what in (("video", "SigLIP, CLIP, DINOv3 or V-JEPA 2"), ("audio", "Whisper, CLAP or AST")):
-        group.add_argument(f"--{part}-encoder", metavar="PATH", help=f"a public encoder, frozen: {what}")
-        group.add_argument(
-            f"--{part}-layer",
-            metavar="N",
-            type=int,
-            help="which of its hidden states, -1 the one behind the last layer",
-        )
     group.add_argument("--pictures", metavar="DIR", help="learn from these pictures too (see `longtake world`)")
     group.add_argument("--sounds", metavar="DIR", help="... and from these recorded words, but the tests' tenth")
     group.add_argument("--hold-out-voice", metavar="NAME", help="a speaker whose recordings are not learned from")
@@ -170,30 +165,14 @@ def _trainer(
     from longtake.operators.training.stored_trainer import StoredTrainer
     from longtake.operators.training.trainer import Trainer
 
-    video, audio = _public(args.video_encoder, args.video_layer), _public(args.audio_encoder, args.audio_layer)
-    for part, public in (("video", video), ("audio", audio)):
-        if public is None and getattr(args, f"{part}_layer") is not None:
-            raise InputError(f"--{part}-layer is of a public encoder; name it with --{part}-encoder")
+    named = on_named_encoders(config, args)
+    own = named is config
     settings: dict[str, Any] = {"courses": courses, "device": device, "workers": args.workers}
-    own = video is None and audio is None
     if own and plan.stored is None:
         if args.features is not None:
             raise InputError("--features keeps what public encoders see; name one with --video-encoder")
         return Trainer(config, plan, out, **settings)
     if not own:
-        from longtake.operators.pretrained.towers import on_public_encoders
-
-        config = on_public_encoders(config, video=video, audio=audio)
         plan = dataclasses.replace(plan, stored=None, varied=False)
     features = None if args.features is None else Path(args.features)
-    return StoredTrainer(config, plan, out, features=features, **settings)
-
-
-def _public(source: str | None, layer: int | None) -> PretrainedConfig | None:
-    from longtake.operators.config import PretrainedConfig
-
-    if source is None:
-        return None
-    # The checkpoint may be used from anywhere: what lies on this machine is named by its full path.
-    place = Path(source).expanduser()
-    return PretrainedConfig(source=str(place.resolve()) if place.is_dir() else source, layer=layer)
+    return StoredTrainer(named, plan, out, features=features, **settings)

@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from longtake.jobs import train_encoders
+from longtake.jobs.text_table import text_table
+from longtake.jobs.train_encoders import on_named_encoders
 from longtake.operators.errors import InputError
 
 if TYPE_CHECKING:
@@ -143,7 +146,10 @@ def _model(args: argparse.Namespace) -> tuple[LongTakeModel, ChatTokenizer | Non
         raise InputError(str(error)) from error
     start = start_from(args)
     if start is None:
-        return LongTakeModel(config or presets.tiny()), None, ""
+        return LongTakeModel(on_named_encoders(config or presets.tiny(), args)), None, ""
+    for name in train_encoders.OPTIONS:
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} makes a new model; a checkpoint has encoders of its own")
     loaded = load_model(start)
     if config is not None and config != loaded.config:
         raise InputError(
@@ -240,15 +246,11 @@ def _reads(plan: DataPlan, stage: str, out: Path) -> str:
 
 def _show(bad: BadRows) -> None:
     """The first bad rows as a table."""
-    from longtake.jobs.console import messages, table
-
     if not bad.found:
         return
-    shown = table("line", "video", "reason", right=("line",))
     rows = bad.in_order()
-    for row in rows[:MOST_SHOWN]:
-        shown.add_row(str(row.line), row.video or "-", row.reason)
     say(f"{len(rows)} of {bad.rows} rows cannot be used:")
-    messages().print(shown)
+    shown = [(str(row.line), row.video or "-", row.reason) for row in rows[:MOST_SHOWN]]
+    print(text_table(("line", "video", "reason"), shown, left=3), file=sys.stderr)
     if len(rows) > MOST_SHOWN:
         say(f"... and {len(rows) - MOST_SHOWN} more, see {bad.listed}")

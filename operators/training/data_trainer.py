@@ -169,7 +169,9 @@ class DataTrainer(TrainingRun):
 
 def _known_early(plan: DataPlan, model: LongTakeModel, start: str) -> dict[str, Any]:
     """What is known of a run's identity before its data is."""
-    return {"plan": repr(plan), "config": model.config.fingerprint(), "from": start}
+    # None for encoders of our own, whose weights the start tells.
+    towers = [getattr(encoder, "fingerprint", None) for encoder in (model.video_encoder, model.audio_encoder)]
+    return {"plan": repr(plan), "config": model.config.fingerprint(), "towers": towers, "from": start}
 
 
 def require_own_run(out: Path, plan: DataPlan, model: LongTakeModel, start: str) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from longtake.jobs.main import main
 from longtake.operators.checkpoint import load_model
@@ -169,6 +170,23 @@ def test_what_cannot_be_trained_is_one_line_and_nothing_is_decoded(
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.splitlines()[-1].startswith(f"longtake: error: {message}"), done.stderr
     assert not (tmp_path / "run" / "snippets").exists() and not (tmp_path / "run" / "state.json").exists()
+
+
+def test_public_encoders_learn_their_projections_from_rows(folder: Path, random_encoders: Path, tmp_path: Path) -> None:
+    words = ("--data", folder / "rows.jsonl", "--out", tmp_path, *SETTINGS,
+             "--video-encoder", random_encoders / "siglip", "--audio-encoder", random_encoders / "whisper")  # fmt: skip
+    for stop in (1, 2):
+        done = longtake("train", *words, "--stop-after", "1")
+        assert done.returncode == 0, done.stderr
+        assert f"stopped in stage snippets at step {stop}; the same command goes on" in done.stdout
+    (state,) = tmp_path.glob("state-*.safetensors")
+    assert state.name == "state-snippets-2.safetensors"
+    moments = [name for name in load_file(state) if name.startswith("optimizer/model.video_encoder")]
+    assert moments and all("projection" in name for name in moments)
+    other = longtake("train", *words[:-4], "--stop-after", "1")
+    assert other.returncode == 2 and "holds a run of another plan or config" in other.stderr
+    both = longtake("train", *words, "--from", "tiny")
+    assert "--video-encoder makes a new model; a checkpoint has encoders of its own" in both.stderr
 
 
 def test_help_says_which_options_go_together() -> None:
