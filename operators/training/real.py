@@ -243,10 +243,16 @@ def _later(one: T, seconds: float) -> T:
 def many_voices(material: Material) -> Material:
     """A material with every recording also at the other `SPEEDS`, but where that makes it too long."""
     recordings = []
-    for percent in SPEEDS:
-        for recording in material.recordings:
-            wave = torch.from_numpy(recording.samples)
-            samples = wave if percent == 100 else resample(wave, percent, 100)
-            if len(samples) <= LONGEST_S * SAMPLE_RATE_HZ:
-                recordings.append(dataclasses.replace(recording, samples=samples.numpy()))
+    threads = torch.get_num_threads()
+    # Another number of threads rounds otherwise, and a run must find the same material when it goes on.
+    torch.set_num_threads(1)
+    try:
+        for percent in SPEEDS:
+            for recording in material.recordings:
+                wave = torch.from_numpy(recording.samples)
+                samples = wave if percent == 100 else resample(wave, percent, 100)
+                if len(samples) <= LONGEST_S * SAMPLE_RATE_HZ:
+                    recordings.append(dataclasses.replace(recording, samples=samples.numpy()))
+    finally:
+        torch.set_num_threads(threads)
     return dataclasses.replace(material, recordings=tuple(recordings))

@@ -161,6 +161,10 @@ def test_every_recording_is_also_heard_faster_and_slower_while_it_fits() -> None
     assert hz == pytest.approx(1.25 * plain_hz, rel=0.02)
     assert max(r.duration_s for r in voices.recordings) <= LONGEST_S
     assert voices.fingerprint() != made.fingerprint() == material().fingerprint()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3 - min(2, threads))
+    assert many_voices(made).fingerprint() == voices.fingerprint()
+    torch.set_num_threads(threads)
 
 
 def test_a_variation_mirrors_half_of_the_pictures_and_hides_little_sound() -> None:
