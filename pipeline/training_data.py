@@ -128,9 +128,9 @@ def place_rows(
     placed: list[Row] = []
     numbers: dict[str, int] = {}
     for row in rows:
-        film, video = read[row.path]
+        _, video = read[row.path]
         if not video.windows:
-            bad.add(row.line, row.video, f"{film.path}: {video.error}".replace(f"{film.path}: {film.path}", film.path))
+            bad.add(row.line, row.video, video.error)
             continue
         try:
             made = place_row(row, numbers.get(row.path, len(numbers)), video.windows)

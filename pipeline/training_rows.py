@@ -87,7 +87,7 @@ class BadRows:
         allowed = (
             f"more than the {self.most} that --max-bad-rows allows" if len(bad) > self.most else "and no other is left"
         )
-        few = "; ".join(f"line {row.line}: {row.reason}" for row in bad[:3])
+        few = "; ".join(f"line {row.line}: {row.video}{': ' if row.video else ''}{row.reason}" for row in bad[:3])
         raise InputError(
             f"{self.path}: {len(bad)} of {self.rows} rows cannot be used, {allowed}: {few}"
             f"{'; ...' if len(bad) > 3 else ''} ({self.listed} lists all of them)"

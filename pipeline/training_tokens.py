@@ -40,7 +40,7 @@ class TokenIndex:
         self._reader = IndexReader.open(str(path))
         rows = {row.uri: row for row in self._reader.videos()}
         self._rows = [rows.get(film.path) for film in films]
-        failures = {row.uri: row.message for row in self._reader.failures()}
+        failures = {row.uri: row.message.removeprefix(f"{row.uri}: ") for row in self._reader.failures()}
         self._errors = [failures.get(film.path, "nothing of it was indexed") for film in films]
         self._kept: Kept[int, _Tokens] = Kept(KEPT_BYTES)
 

@@ -49,7 +49,8 @@ def look_at_videos(rows: Sequence[FileRow], bad: BadRows) -> tuple[list[FileRow]
                 name = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:24]
                 films[row.path] = Film(path=row.path, name=name, info=probe(row.path))
             except MediaError as error:
-                wrong[row.path] = str(error)
+                # Messages about files begin with the name, which the row has already.
+                wrong[row.path] = str(error).removeprefix(f"{row.path}: ")
         if row.path in wrong:
             bad.add(row.line, row.video, wrong[row.path])
         else:
@@ -135,6 +136,6 @@ def _decode(film: Film, store: SnippetStore, config: ModelConfig) -> None:
     try:
         stored = store.write(film.name, snippets())
     except MediaError as error:
-        stored = store.note(film.name, StoredVideo(windows=(), error=str(error)))
+        stored = store.note(film.name, StoredVideo(windows=(), error=str(error).removeprefix(f"{film.path}: ")))
     if not stored.windows and not stored.error:
         store.note(film.name, StoredVideo(windows=(), error=damage or "no picture could be decoded"))

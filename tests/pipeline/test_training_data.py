@@ -114,7 +114,8 @@ def test_too_many_bad_rows_stop_the_run_and_all_are_written_down(tmp_path: Path)
     listed = tmp_path / "out" / "skipped.jsonl"
     assert str(refused.value) == (
         f"{tmp_path}/rows.jsonl: 17 of 165 rows cannot be used, more than the 16 that --max-bad-rows allows:"
-        f" line 1: gone; line 3: it is broken; line 151: the answer is empty; ... ({listed} lists all of them)"
+        f" line 1: b.mp4: gone; line 3: a.mp4: it is broken; line 151: a.mp4: the answer is empty; ..."
+        f" ({listed} lists all of them)"
     )
     written = [json.loads(line) for line in listed.read_text().splitlines()]
     assert len(written) == 17 and written[0] == {"line": 1, "video": "b.mp4", "reason": "gone"}
@@ -199,14 +200,15 @@ def test_videos_are_stored_as_indexing_reads_them_whatever_happens_to_others(
         "good.mp4",
         "gone.mp4",
     ]
-    assert "No such file" in bad.found[3].reason and "text.mp4" in bad.found[2].reason
+    assert bad.found[3].reason == "No such file or directory"
+    assert bad.found[2].reason.startswith("not a media file that can be read")
     (tmp_path / "gone.mp4").unlink()
     films.append(Film(path="deadly.mp4", name="deadly", info=Deadly()))  # type: ignore[arg-type]
     store = store_for(tmp_path / "store", config)
     told: list[int] = []
     good, gone, deadly = store_videos(films, store, config, 1, told.append)
     assert told[-1] == 3 and deadly == StoredVideo(windows=(), error="the process that decoded it died")
-    assert not gone.windows and "gone.mp4" in gone.error
+    assert not gone.windows and gone.error
     wanted = [
         made
         for made in read_snippets(probe(tmp_path / "good.mp4"), config, Sampling(rate_hz=config.rate_hz))
