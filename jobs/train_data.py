@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     trainer = DataTrainer(model, tokenizer, plan, data, out, start=start, device=device)
     steps = {name: batches.steps for name, batches in trainer.batches.items()}
     _explain(plan, data, steps, out)
-    if not start and plan.reads_tokens("questions") and (not steps["snippets"] or plan.reads_tokens("snippets")):
+    if not start and all(plan.reads_tokens(stage) for stage in plan.stages()):
         warn("encoders and combiner never learn, and their weights are random: begin --from a checkpoint")
     train_with_progress(trainer, out, args.stop_after)
     return 0
@@ -139,6 +139,7 @@ def _model(args: argparse.Namespace) -> tuple[LongTakeModel, ChatTokenizer | Non
     from longtake.operators import presets
     from longtake.operators.checkpoint import load_model
     from longtake.operators.model import LongTakeModel
+    from longtake.operators.pretrained.towers import with_places
 
     try:
         config = None if args.preset is None else presets.by_name(args.preset)
@@ -156,6 +157,9 @@ def _model(args: argparse.Namespace) -> tuple[LongTakeModel, ChatTokenizer | Non
             f"--from {start} is a model of its own config, {loaded.config.name}, which is not --preset"
             f" {args.preset}; give one of them"
         )
+    assert loaded.path is not None
+    # What the run writes lies elsewhere.
+    loaded.model.config = with_places(loaded.config, loaded.path)
     return loaded.model.train(), loaded.tokenizer, loaded.fingerprint
 
 
@@ -165,11 +169,6 @@ def _plan(args: argparse.Namespace, config: ModelConfig) -> DataPlan:
     frozen = tuple(part.strip() for part in (args.freeze or "").split(",") if part.strip())
     if unknown := [part for part in frozen if part not in PARTS]:
         raise InputError(f"--freeze {unknown[0]}: there is no such part; there are {', '.join(PARTS)}")
-    plan = DataPlan(
-        seed=args.seed,
-        frozen=tuple(part for part in PARTS if part in frozen),
-        train_encoders=bool(args.train_encoders),
-    )
     rate = RATE * (RATE_WIDTH / config.width) ** 0.5 * (1.0 if start_from(args) is None else TRAINED)
     both: dict[str, Any] = {"rate": round(args.learning_rate or rate, 6)}
     if args.batch is not None:
@@ -183,10 +182,13 @@ def _plan(args: argparse.Namespace, config: ModelConfig) -> DataPlan:
     ):
         if value is not None:
             changes[name] = value
-    return dataclasses.replace(
-        plan,
-        snippets=dataclasses.replace(plan.snippets, **short),
-        questions=dataclasses.replace(plan.questions, **whole),
+    usual = DataPlan()
+    return DataPlan(
+        seed=args.seed,
+        snippets=dataclasses.replace(usual.snippets, **short),
+        questions=dataclasses.replace(usual.questions, **whole),
+        frozen=tuple(part for part in PARTS if part in frozen),
+        train_encoders=bool(args.train_encoders),
     )
 
 

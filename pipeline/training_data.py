@@ -67,7 +67,7 @@ def prepare(
             return index_videos(films, out / "tokens.lt", checkpoint, device, update)
 
     store = None
-    if all(plan.reads_tokens(stage) for stage in ("snippets", "questions")):
+    if all(plan.reads_tokens(stage) for stage in plan.stages()):
         source = indexed(films, write_encoders(out / "encoders", model, words))
         videos = [source.video(number) for number in range(len(films))]
     else:

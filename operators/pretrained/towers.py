@@ -122,6 +122,20 @@ def by_fingerprint(config: ModelConfig, fingerprints: Mapping[str, str]) -> Mode
     return config
 
 
+def with_places(config: ModelConfig, folder: Path) -> ModelConfig:
+    """A config whose public encoders' directories are named by their full paths, so that a checkpoint with it may lie
+    anywhere. `folder` is the checkpoint's that the config is of."""
+    for part in ("video", "audio"):
+        inner = getattr(config, part)
+        if inner.pretrained is None:
+            continue
+        place = Path(_place(inner.pretrained.source, folder))
+        if place.is_dir():
+            named = replace(inner, pretrained=replace(inner.pretrained, source=str(place.absolute())))
+            config = replace(config, **{part: named})
+    return config
+
+
 def _place(source: str, folder: Path | None) -> str | Path:
     beside = None if folder is None else folder / source
     return beside if beside is not None and beside.is_dir() else source

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from longtake.operators.errors import InputError
 from longtake.operators.training.losses import LossWeights
 from longtake.operators.training.row_batches import RandomStretches, RowBatches
 from longtake.operators.training.rows import Row
@@ -36,7 +37,11 @@ class StagePlan:
 @dataclass(frozen=True, kw_only=True)
 class DataPlan:
     """What a run on rows does; `frozen` parts learn in no stage, encoders and combiner in stage `questions` only with
-    `train_encoders`."""
+    `train_encoders`.
+
+    Raises:
+        InputError: no stage has any epoch, or one of them trains nothing.
+    """
 
     seed: int = 0
     snippets: StagePlan = field(
@@ -63,6 +68,18 @@ class DataPlan:
     train_encoders: bool = False
     weight_decay: float = 0.03
     keep: float = 0.9  # share of snippets that random masking leaves visible to others
+
+    def __post_init__(self) -> None:
+        if not self.stages():
+            raise InputError("both stages have 0 epochs: there is nothing to do")
+        for stage in self.stages():
+            if not self.learns(stage):
+                raise InputError(f"stage {stage}: every part is frozen, nothing is left to train")
+
+    def stages(self) -> tuple[str, ...]:
+        """The stages that have any epoch."""
+        plans = {"snippets": self.snippets, "questions": self.questions}
+        return tuple(name for name, plan in plans.items() if plan.epochs != 0)
 
     def learns(self, stage: str) -> tuple[str, ...]:
         """The parts that a stage trains."""

@@ -53,8 +53,6 @@ class DataTrainer(TrainingRun):
 
     Args:
         model: what is trained, on `device` from here on. start: names the checkpoint that it came from, if any.
-    Raises:
-        InputError: a stage has nothing to train.
     """
 
     columns = (
@@ -90,9 +88,6 @@ class DataTrainer(TrainingRun):
             save_every=save_every,
             log_every=log_every,
         )
-        for stage in stages:
-            if stage.steps and not plan.learns(stage.name):
-                raise InputError(f"stage {stage.name}: every part is frozen, nothing is left to train")
         self.plan, self.data, self.start = plan, data, start
         self.model, self.tokenizer = model.to(self.device), tokenizer
 

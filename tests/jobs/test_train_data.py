@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import random
@@ -15,7 +16,10 @@ import pytest
 from safetensors.torch import load_file
 
 from longtake.jobs.main import main
-from longtake.operators.checkpoint import load_model
+from longtake.operators import presets
+from longtake.operators.checkpoint import load_model, random_model, save_model
+from longtake.operators.config import PretrainedConfig
+from longtake.operators.pretrained.towers import on_public_encoders
 from longtake.operators.world.script import write_script
 from longtake.pipeline.tables import IndexReader
 from longtake.pipeline.world_video import WorldOptions, write_video
@@ -154,6 +158,8 @@ def test_rows_about_films_become_a_model_that_answers(folder: Path, tmp_path: Pa
             ("--data", "rows.jsonl", "--freeze", "eyes"),
             "--freeze eyes: there is no such part; there are video_encoder,",
         ),
+        (("--data", "rows.jsonl", "--freeze", "latent_model,text_decoder"), "stage questions: every part is frozen,"),
+        (("--data", "rows.jsonl", "--epochs", "0", "--snippet-epochs", "0"), "both stages have 0 epochs"),
         (("--data", "rows.jsonl", "--preset", "base", "--from", "tiny"), "--from tiny is a model of its own config"),
         (("--data", "rows.jsonl", "--preset", "huge"), "no preset is named 'huge'; there are tiny"),
         (("--data", "rows.jsonl", "--epochs", "-1"), "--epochs must be at least 0, not -1"),
@@ -185,6 +191,21 @@ def test_public_encoders_learn_their_projections_from_rows(folder: Path, random_
     assert moments and all("projection" in name for name in moments)
     other = longtake("train", *words[:-4], "--stop-after", "1")
     assert other.returncode == 2 and "holds a run of another plan or config" in other.stderr
+    # A checkpoint may name its encoders beside it; what a run writes lies elsewhere.
+    shutil.copytree(random_encoders / "siglip", tmp_path / "siglip")
+    named = on_public_encoders(presets.tiny(), video=PretrainedConfig(source=str(tmp_path / "siglip")))
+    made = random_model(named)
+    assert named.video.pretrained is not None
+    beside = dataclasses.replace(named.video.pretrained, source="../siglip")
+    made.model.config = dataclasses.replace(named, video=dataclasses.replace(named.video, pretrained=beside))
+    save_model(tmp_path / "beside", made.model, made.tokenizer)
+    begun = longtake("train", "--data", folder / "rows.jsonl", "--from", tmp_path / "beside", "--out",
+                     tmp_path / "sub" / "out", "--workers", "0", "--batch", "2", "--stop-after", "1")  # fmt: skip
+    assert begun.returncode == 0, begun.stderr
+    state = json.loads((tmp_path / "sub" / "out" / "state.json").read_text())
+    placed = dataclasses.replace(beside, source=str(tmp_path / "beside" / "../siglip"))
+    wanted = dataclasses.replace(named, video=dataclasses.replace(named.video, pretrained=placed))
+    assert state["config"] == wanted.fingerprint()
     both = longtake("train", *words, "--from", "tiny")
     assert "--video-encoder makes a new model; a checkpoint has encoders of its own" in both.stderr
 

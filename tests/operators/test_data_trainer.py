@@ -76,10 +76,14 @@ def make_data(config: ModelConfig, folder: Path, *, captions: bool = True) -> tu
 
 
 def make_plan(*, frozen: tuple[str, ...] = (), train_encoders: bool = False, epochs: int = 1) -> DataPlan:
-    plan = DataPlan(seed=2, frozen=frozen, train_encoders=train_encoders)
-    short = dataclasses.replace(plan.snippets, epochs=epochs, batch=5, most=3, rate=3e-3)
-    whole = dataclasses.replace(plan.questions, epochs=epochs, batch=2, together=4, rate=3e-3)
-    return dataclasses.replace(plan, snippets=short, questions=whole)
+    usual = DataPlan()
+    return DataPlan(
+        seed=2,
+        snippets=dataclasses.replace(usual.snippets, epochs=epochs, batch=5, most=3, rate=3e-3),
+        questions=dataclasses.replace(usual.questions, epochs=epochs, batch=2, together=4, rate=3e-3),
+        frozen=frozen,
+        train_encoders=train_encoders,
+    )
 
 
 def make_trainer(config: ModelConfig, plan: DataPlan, data: TrainingData, out: Path) -> DataTrainer:
@@ -208,10 +212,16 @@ def test_combiners_with_memory_learn_through_a_stretch(
     assert len(moved) > 4
 
 
-def test_a_stage_without_anything_to_train_is_refused(world_config: ModelConfig, tmp_path: Path) -> None:
-    data, _ = make_data(world_config, tmp_path)
+def test_a_plan_without_anything_to_train_is_refused() -> None:
     with pytest.raises(InputError, match="stage questions: every part is frozen, nothing is left to train"):
-        make_trainer(world_config, make_plan(frozen=("latent_model", "text_decoder")), data, tmp_path / "run")
+        make_plan(frozen=("latent_model", "text_decoder"))
+    with pytest.raises(InputError, match="stage snippets: every part is frozen"):
+        make_plan(frozen=PARTS)
+    with pytest.raises(InputError, match="both stages have 0 epochs"):
+        make_plan(epochs=0)
+    # A stage that is left out need not learn.
+    whole = dataclasses.replace(DataPlan().questions, epochs=0)
+    assert DataPlan(frozen=("latent_model", "text_decoder"), questions=whole).stages() == ("snippets",)
 
 
 def test_encoders_are_written_again_only_when_they_are_others(world_config: ModelConfig, tmp_path: Path) -> None:
