@@ -36,8 +36,8 @@ ABOUT = {
     ),
     "tracking": (
         "All variants read the same tokens: one transformer combiner of 4 tokens a snippet, trained to describe single"
-        " snippets (object, place, sound) and frozen. Each trained its own part and text decoder, on the text loss"
-        " alone, with questions at the end and at two places before it.",
+        " snippets (object, place, sound) and frozen. Each trained its own part and text decoder, with questions at the"
+        " end and at two places before it, and in training each was told after every snippet what stands where.",
         "Videos have 32 snippets: three objects, then 0 to 16 swaps among other sounds and silence.",
         'Chance for "where" is 33 %. For "what" (a colour and a shape) it is 2 %, or 33 % for who knows which three'
         " objects there are.",

@@ -44,11 +44,15 @@ class StreamVariant:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamBatch:
-    """Videos, int64 beats [V, T], and questions asked after each of the `cuts` (how many snippets were read)."""
+    """Videos, int64 beats [V, T], and questions asked after each of the `cuts` (how many snippets were read).
+
+    `states_VTP`, where there is something to say, describes what is true after each snippet, int64 [V, T, P].
+    """
 
     chosen_VT: Tensor
     cuts: tuple[int, ...]
     questions: tuple[Questions, ...]
+    states_VTP: Tensor | None = None
 
 
 def stream_config(encoders: ModelConfig, tokens: int, latent_depth: int, name: str) -> ModelConfig:
@@ -76,9 +80,10 @@ class StreamModel(nn.Module):
     that all have one; "tokens" has none.
     """
 
-    def __init__(self, variant: StreamVariant, config: ModelConfig) -> None:
+    def __init__(self, variant: StreamVariant, config: ModelConfig, state_parts: Sequence[int] = ()) -> None:
+        """`state_parts` are the numbers of values of each part of what is true after a snippet, if that is told."""
         super().__init__()
-        self.variant, self.config = variant, config
+        self.variant, self.config, self.state_parts = variant, config, tuple(state_parts)
         width, tokens = config.width, config.combiner.tokens
         if variant.memory % tokens:
             raise ValueError(f"{variant.memory} memory tokens are not whole snippets of {tokens} tokens")
@@ -101,6 +106,10 @@ class StreamModel(nn.Module):
             none = dataclasses.replace(config.latent, transformer=TransformerConfig(depth=0, heads=4))
             latent = dataclasses.replace(config, latent=none) if variant.writer == "tokens" else config
             self.latent_model = LatentModel(latent)
+        # Reads the last slot; thrown away with the training.
+        last = variant.memory if variant.writer == "ttm" else tokens
+        told = bool(state_parts) and variant.writer != "none"
+        self.state = nn.Linear(last * width, sum(state_parts)) if told else None
 
     def write(self, tokens_VTmD: Tensor, cuts: Sequence[int]) -> list[Tensor]:
         """What the decoder may read after each of `cuts` snippets, [V, S, n, D] each."""
@@ -150,6 +159,18 @@ class StreamModel(nn.Module):
         out_QLV: Tensor = logits_QLV
         return out_QLV
 
+    def state_loss(self, memories: Sequence[Tensor], states_VTP: Tensor) -> Tensor:
+        """Mean cross-entropy of what is true after each snippet, read off what was written last until then."""
+        assert self.state is not None
+        logits_VTC = self.state(torch.stack([memory_VSnD[:, -1].flatten(1) for memory_VSnD in memories], dim=1))
+        losses = [
+            F.cross_entropy(logits_VTc.flatten(0, 1).float(), truth_VT.flatten())
+            for logits_VTc, truth_VT in zip(
+                logits_VTC.split(self.state_parts, dim=-1), states_VTP.unbind(-1), strict=True
+            )
+        ]
+        return torch.stack(losses).mean()
+
 
 def train_stream(
     model: StreamModel,
@@ -159,7 +180,8 @@ def train_stream(
     rate: float,
     on_step: Callable[[int, float, float], None],
 ) -> None:
-    """Train on the text loss alone; `on_step` is told the step, its loss and the share of right answers.
+    """Train on the text loss, and on that of the states where a batch tells them; `on_step` is told the step, its text
+    loss and the share of right answers.
 
     Raises:
         ValueError: the loss is not finite.
@@ -169,8 +191,13 @@ def train_stream(
     for step, batch in enumerate(batches):
         tokens_VTmD = tokens_BmD[batch.chosen_VT.to(device)]
         losses, right, asked = [], 0, 0
+        told = batch.states_VTP is not None and model.state is not None
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            memories = model.write(tokens_VTmD, batch.cuts)
+            cuts = range(1, tokens_VTmD.shape[1] + 1) if told else batch.cuts
+            memories = model.write(tokens_VTmD, cuts)
+            states = [model.state_loss(memories, batch.states_VTP.to(device))] if told else []  # type: ignore[union-attr]
+            if told:
+                memories = [memories[cut - 1] for cut in batch.cuts]
             for memory_VSnD, questions in zip(memories, batch.questions, strict=True):
                 ids_QL, on_QL = questions.ids_QL.to(device), questions.answer_QL[:, 1:].to(device)
                 logits_QLV = model.answer(memory_VSnD, ids_QL[:, :-1])
@@ -178,7 +205,7 @@ def train_stream(
                 right += int(((logits_QLV.argmax(-1) == ids_QL[:, 1:]) | ~on_QL).all(-1).sum())
                 asked += len(ids_QL)
         loss = torch.stack(losses).mean()
-        update(optimizer, loss, rate_at(step, steps, min(100, steps // 10 + 1), rate))
+        update(optimizer, sum(states, start=loss), rate_at(step, steps, min(100, steps // 10 + 1), rate))
         on_step(step + 1, loss.item(), right / asked)
 
 

@@ -45,6 +45,8 @@ class StreamTrack(ABC):
     quick: tuple[str, ...]
     # The parts of the descriptions that the combiner learns first, and how many values each has.
     parts: dict[str, int]
+    # Likewise of what is true after each snippet, where a track tells that in training.
+    state_parts: tuple[int, ...] = ()
     latent_depth = 1
 
     def __init__(
@@ -155,7 +157,7 @@ class StreamTrack(ABC):
         chosen = next(one for one in self.all_variants if one.name == variant)
         began, cpu = time.monotonic(), time.process_time()
         torch.manual_seed(seed)
-        model = StreamModel(chosen, self.config).to(self.device)
+        model = StreamModel(chosen, self.config, self.state_parts).to(self.device)
         last: list[float] = []
 
         def on_step(step: int, loss: float, exact: float) -> None:

@@ -37,6 +37,9 @@ _PLACE_X = (0.2, 0.5, 0.8)
 # What a beat's description says; 0 is "none" everywhere.
 PARTS = {"colour": len(COLOURS) + 1, "shape": len(SHAPES) + 1, "place": len(PLACES) + 1, "sound": len(SOUNDS) + 1}
 
+# What a place holds: a colour and a shape, three times over.
+STATE_PARTS = (len(COLOURS) + 1, len(SHAPES) + 1) * len(PLACES)
+
 
 def write_swap_script(seed: int, beats: int) -> Script:
     """Source material: beats that show one object at a place, beats of one sound, and beats of nothing, mixed."""
@@ -132,6 +135,24 @@ class Game:
                 one, other = SWAPS[sound]
                 places[one], places[other] = places[other], places[one]
         return places
+
+    def told(self) -> list[list[int]]:
+        """What stands at each place after each snippet: the values of `STATE_PARTS`, "none" where nothing was shown."""
+        rows = []
+        for snippets in range(1, len(self.order) + 1):
+            # All objects are shown before the first swap.
+            there = self.shown[:snippets]
+            names = [name if place in there else None for place, name in enumerate(self.state(snippets))]
+            rows.append(
+                [
+                    value
+                    for name in names
+                    for value in (
+                        (COLOURS.index(name.split()[0]) + 1, SHAPES.index(name.split()[1]) + 1) if name else (0, 0)
+                    )
+                ]
+            )
+        return rows
 
     def ask(self, rng: random.Random, snippets: int, kind: str) -> Question:
         """Where an object is ("where"), or what is at a place ("what"), after so many snippets (at least 1).

@@ -15,7 +15,7 @@ from longtake.operators.ablation.combining import Describing
 from longtake.operators.ablation.questions import TestSet
 from longtake.operators.ablation.stream import StreamBatch, StreamVariant
 from longtake.operators.ablation.stream_track import StreamTrack
-from longtake.operators.ablation.swaps import PARTS, SwapPool, swap_words, write_swap_script
+from longtake.operators.ablation.swaps import PARTS, STATE_PARTS, SwapPool, swap_words, write_swap_script
 from longtake.operators.chat import ChatTokenizer
 from longtake.operators.training.batches import tensorize
 from longtake.operators.world.script import Script
@@ -80,6 +80,7 @@ class TrackingTrack(StreamTrack):
     all_variants = VARIANTS
     quick = tuple(variant.name for variant in VARIANTS)
     parts = PARTS
+    state_parts = STATE_PARTS
     latent_depth = 2
 
     def __init__(self, folder: Path, budget: TrackingBudget, device: str, workers: int) -> None:
@@ -132,7 +133,8 @@ class TrackingTrack(StreamTrack):
                 for cut in cuts
             )
             chosen_VT = torch.tensor([game.order for game in games])
-            yield StreamBatch(chosen_VT=chosen_VT, cuts=tuple(cuts), questions=questions)
+            states_VTP = torch.tensor([game.told() for game in games])
+            yield StreamBatch(chosen_VT=chosen_VT, cuts=tuple(cuts), questions=questions, states_VTP=states_VTP)
 
     def tests(self) -> Sequence[tuple[str, float | None, TestSet]]:
         pool = SwapPool(self.scripts("test"))

@@ -132,5 +132,6 @@ def test_batches_of_a_seed_are_the_same_and_cut_within_the_video(tmp_path) -> No
     assert len(first) == 30 and set(PARTS) == {"colour", "shape", "place", "sound"}
     for one, other in zip(first, again, strict=True):
         assert torch.equal(one.chosen_VT, other.chosen_VT) and one.cuts == other.cuts
+        assert one.states_VTP is not None and one.states_VTP.shape[:2] == one.chosen_VT.shape
         assert one.cuts[-1] <= one.chosen_VT.shape[1] and min(one.cuts) >= 1 and len(one.questions) == len(one.cuts)
     assert not torch.equal(first[5].questions[0].ids_QL, next(iter(track.batches(4))).questions[0].ids_QL)

@@ -7,10 +7,21 @@ import random
 from collections import Counter
 
 import pytest
+import torch
 
-from longtake.operators.ablation.swaps import PARTS, PLACES, Game, SwapPool, place_of, swap_words, write_swap_script
+from longtake.operators.ablation.swaps import (
+    PARTS,
+    PLACES,
+    STATE_PARTS,
+    Game,
+    SwapPool,
+    place_of,
+    swap_words,
+    write_swap_script,
+)
 from longtake.operators.chat import ChatTokenizer
 from longtake.operators.world.pictures import render_pictures
+from longtake.operators.world.script import COLOURS, SHAPES
 from longtake.operators.world.sounds import render_sound
 
 
@@ -76,6 +87,20 @@ def test_a_beat_is_what_is_rendered() -> None:
     columns = (picture.int() - bare.int()).abs().sum((0, 1, 3)).nonzero()
     third = float(columns.float().mean()) / 64 * 3
     assert int(third) == place_of(thing)
+
+
+def test_what_is_told_after_each_snippet_is_what_stands_where() -> None:
+    beats, rng = pool(), random.Random(4)
+    for swapped in (0, 3, 8):
+        game = beats.game(rng, 16, swapped)
+        told = torch.tensor(game.told())
+        assert told.shape == (16, len(STATE_PARTS)) and (told < torch.tensor(STATE_PARTS)).all()
+        # One more place is known after each of the first three snippets; from then on they only change places.
+        assert [(row.view(3, 2) > 0).all(1).sum().item() for row in told] == [1, 2, *[3] * 14]
+        for snippets in range(1, 17):
+            for place, (colour, shape) in enumerate(told[snippets - 1].view(3, 2).tolist()):
+                if colour:
+                    assert game.state(snippets)[place] == f"{COLOURS[colour - 1]} {SHAPES[shape - 1]}"
 
 
 def test_every_word_is_known() -> None:
