@@ -32,6 +32,15 @@ def media() -> Path:
 
 
 @pytest.fixture(scope="session")
+def world_material() -> Path:
+    """The folder of pictures and recorded words that lies beside the repository."""
+    folder = SHARED / "world"
+    if not folder.is_dir():
+        pytest.skip("the folder of pictures and recordings (../shared/world) is not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def reference() -> Path:
     """The folder of reference values that lies beside the repository."""
     folder = SHARED / "reference"
