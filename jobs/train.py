@@ -43,7 +43,7 @@ The model names their directories and holds no copy of them.
 # Options that mean nothing beside --data.
 WORLD_ONLY = (
     *("snippet_steps", "long_steps", "polish_steps", "pool_videos", "features", "pictures", "sounds"),
-    "hold_out_voice",
+    *("hold_out_voice", "encoders_from"),
 )
 
 
@@ -79,6 +79,9 @@ def _add_world_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--polish-steps", metavar="N", type=int, help="steps on the longest videos, at a lower rate")
     group.add_argument(
         "--pool-videos", metavar="N", type=int, help="made videos whose snippets long videos are made of"
+    )
+    group.add_argument(
+        "--encoders-from", metavar="MODEL", help="take encoders and combiner of this model; train what reads them"
     )
     group.add_argument("--pictures", metavar="DIR", help="learn from these pictures too (see `longtake world`)")
     group.add_argument("--sounds", metavar="DIR", help="... and from these recorded words, but the tests' tenth")
@@ -161,6 +164,7 @@ def _trainer(
     args: argparse.Namespace, config: ModelConfig, plan: Plan, courses: list[Course[Any]], out: Path, device: str
 ) -> Trainer:
     """The run that the options ask for: on the preset's own encoders, or on public ones."""
+    from longtake.operators.checkpoint import load_model
     from longtake.operators.errors import InputError
     from longtake.operators.training.stored_trainer import StoredTrainer
     from longtake.operators.training.trainer import Trainer
@@ -168,6 +172,10 @@ def _trainer(
     named = on_named_encoders(config, args)
     own = named is config
     settings: dict[str, Any] = {"courses": courses, "device": device, "workers": args.workers}
+    if args.encoders_from is not None:
+        if args.snippet_steps is not None or args.video_encoder is not None or args.audio_encoder is not None:
+            raise InputError("--encoders-from takes encoders that have learned; nothing else can be said of them")
+        settings["encoders"] = load_model(args.encoders_from)
     if own and plan.stored is None:
         if args.features is not None:
             raise InputError("--features keeps what public encoders see; name one with --video-encoder")

@@ -207,6 +207,8 @@ class TextConfig:
     kv_heads: int
     rope_theta: float = 10_000.0
     width: int | None = None  # None: the model's width
+    # Whether what is looked at also says when it was, in sin/cos features: for answers in seconds.
+    clock: bool = False
 
     def __post_init__(self) -> None:
         if self.kv_heads < 1 or self.transformer.heads % self.kv_heads:
@@ -258,6 +260,9 @@ def _plain(config: ModelConfig) -> dict[str, Any]:
     for part, own in (("video", ("tubes", "encoder")), ("audio", ("patch", "encoder", "hop", "fft"))):
         for name in ("pretrained",) if plain[part]["pretrained"] is None else own:
             del plain[part][name]
+    # Configs without a clock are what they were before there was one.
+    if not plain["text"]["clock"]:
+        del plain["text"]["clock"]
     return plain
 
 

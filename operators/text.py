@@ -20,10 +20,12 @@ from torch import Tensor, nn
 
 from longtake.operators.config import ModelConfig
 from longtake.operators.latent import rotary_angles, rotate
-from longtake.operators.layers import MASKED, attend
+from longtake.operators.layers import MASKED, attend, sinusoid
 
 # The clock of the cross-attention's time slopes: one unit is this many snippets.
 SLOPE_SNIPPETS = 16.0
+# The features of a clock: from half a dozen snippets a turn to some thousands.
+CLOCK_FEATURES, CLOCK_LONGEST = 32, 1000.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +46,10 @@ class Context:
 
 
 class CrossAttention(nn.Module):
-    """Attention from text to latents, with a learned "nowhere" key and a time slope that the query sets."""
+    """Attention from text to latents, with a learned "nowhere" key and a time slope that the query sets. With a
+    `clock`, values carry the time of their snippet."""
 
-    def __init__(self, width: int, source: int, heads: int) -> None:
+    def __init__(self, width: int, source: int, heads: int, clock: bool = False) -> None:
         super().__init__()
         self.heads = heads
         self.query = nn.Linear(width, width, bias=False)
@@ -57,6 +60,7 @@ class CrossAttention(nn.Module):
         self.nowhere_value_HE = nn.Parameter(torch.zeros(heads, head))
         # Keys get (time / SLOPE_SNIPPETS) * slope: a query along it prefers later or earlier snippets.
         self.slope_HE = nn.Parameter(torch.randn(heads, head) * 0.25)
+        self.clock = nn.Linear(CLOCK_FEATURES, width, bias=False) if clock else None
 
     def context(self, latents_BTmD: Tensor, positions_T: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the latents of snippets at `positions_T`, "nowhere" first; [B, H, 1 + N, E] each."""
@@ -65,6 +69,9 @@ class CrossAttention(nn.Module):
         k, v = (rearrange(x, "b n (h e) -> b h n e", h=self.heads) for x in (k, v))
         time_N = positions_T.repeat_interleave(tokens) / SLOPE_SNIPPETS
         k = k + (time_N[:, None] * self.slope_HE[:, None]).to(k.dtype)
+        if self.clock is not None:
+            told_TD = self.clock(sinusoid(positions_T, CLOCK_FEATURES, CLOCK_LONGEST).to(v.dtype))
+            v = v + rearrange(told_TD.repeat_interleave(tokens, dim=0), "n (h e) -> h n e", h=self.heads)
         first_k = self.nowhere_key_HE[None, :, None].expand(batch, -1, -1, -1).to(k.dtype)
         first_v = self.nowhere_value_HE[None, :, None].expand(batch, -1, -1, -1).to(v.dtype)
         return torch.cat([first_k, k], dim=2), torch.cat([first_v, v], dim=2)
@@ -148,7 +155,7 @@ class TextLayer(nn.Module):
         self.norm_self = nn.RMSNorm(width, eps=1e-5)
         self.self_attention = SelfAttention(width, text.transformer.heads, text.kv_heads)
         self.norm_cross = nn.RMSNorm(width, eps=1e-5)
-        self.cross_attention = CrossAttention(width, source, text.transformer.heads)
+        self.cross_attention = CrossAttention(width, source, text.transformer.heads, text.clock)
         self.norm_mlp = nn.RMSNorm(width, eps=1e-5)
         self.mlp = SwiGLU(width, int(width * text.transformer.mlp_ratio))
 

@@ -43,7 +43,8 @@ class StoredTrainer(Trainer):
 
     def _prepare(self, on_report: Callable[[Report], None]) -> None:
         super()._prepare(on_report)
-        if self.stage != "snippets" and (self.plan.stored or all(self._cache(c).is_file() for c in self.courses)):
+        waits = self.stage == "snippets" and self.encoders_from is None
+        if not waits and (self.plan.stored or all(self._cache(c).is_file() for c in self.courses)):
             # The pool's tokens are all that is still read.
             return
         for course in self.courses:

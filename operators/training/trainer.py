@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch.utils.data import Dataset
 
 from longtake.operators.chat import ChatTokenizer
+from longtake.operators.checkpoint import LoadedModel
 from longtake.operators.combiners import Features
 from longtake.operators.config import ModelConfig
 from longtake.operators.errors import InputError
@@ -86,6 +87,9 @@ class Trainer(TrainingRun):
 
     Args:
         courses: the worlds, by different names; `plan.turns` numbers them.
+        encoders: a model whose encoders and combiner are taken as they are; stage `snippets` is left out then.
+    Raises:
+        InputError: the courses, the plan, the config or the encoders do not go together.
     """
 
     def __init__(
@@ -95,13 +99,14 @@ class Trainer(TrainingRun):
         out: Path,
         *,
         courses: Sequence[Course[Any]] = (BUILT_IN_COURSE,),
+        encoders: LoadedModel | None = None,
         device: str = "cpu",
         workers: int = 1,
         save_every: int = 250,
         log_every: int = 20,
     ) -> None:
         stages = (
-            Stage(name="snippets", steps=plan.snippet_steps, rate=plan.snippet_rate),
+            Stage(name="snippets", steps=plan.snippet_steps if encoders is None else 0, rate=plan.snippet_rate),
             Stage(name="long", steps=plan.long_steps, rate=plan.long_rate),
             Stage(name="polish", steps=plan.polish_steps, rate=plan.polish_rate),
         )
@@ -133,6 +138,9 @@ class Trainer(TrainingRun):
         # Both this and the pool are found out at once, not after hours of the first stage.
         if self.model.combiner.initial_memory(1).shape[1]:
             raise InputError(f"the {config.combiner.name} combiner carries memory: this training pools single snippets")
+        self.encoders_from = None if encoders is None else encoders.fingerprint
+        if encoders is not None:
+            self._take(encoders)
         self.pools: list[Pool[Any]] = []
         layout = self.model.combiner.layout
         self.heads = torch.nn.ModuleDict(
@@ -153,7 +161,9 @@ class Trainer(TrainingRun):
                 self._cache(course).unlink(missing_ok=True)
 
     def _losses(self, stage: str) -> Iterator[Losses]:
-        return self._snippet_losses() if stage == "snippets" else self._long_losses(stage)
+        if stage != "snippets":
+            return self._long_losses(stage)
+        return self._snippet_losses() if self.encoders_from is None else iter(())
 
     def _snippets(self, course: Course[Any]) -> Dataset[Any]:
         """Batches of the first stage: what `_features` takes, and descriptions."""
@@ -232,6 +242,16 @@ class Trainer(TrainingRun):
         model.latent_model.requires_grad_(stage != "snippets")
         model.text_decoder.requires_grad_(stage != "snippets")
 
+    def _take(self, encoders: LoadedModel) -> None:
+        """Copy encoders and combiner of another model."""
+        for part in ("video_encoder", "audio_encoder", "combiner"):
+            try:
+                getattr(self.model, part).load_state_dict(getattr(encoders.model, part).state_dict())
+            except RuntimeError as error:
+                raise InputError(
+                    f"{encoders.path}: its {part} is not that of {self.config.name}, so it cannot be taken"
+                ) from error
+
     def _renew_readers(self) -> None:
         """Start the latent model and the text decoder from weights that the plan's seed alone gives, so that this
         stage may be run again on the same encoders with other settings."""
@@ -246,6 +266,7 @@ class Trainer(TrainingRun):
     def _identity(self) -> dict[str, Any]:
         identity: dict[str, Any] = {"plan": repr(self.plan), "config": self.config.fingerprint()}
         identity["courses"] = [course.key for course in self.courses]
+        identity["encoders"] = self.encoders_from
         if self.towers is not None:
             named = (self.towers.video, self.towers.audio)
             identity["towers"] = [None if tower is None else tower.fingerprint for tower in named]

@@ -224,6 +224,30 @@ def test_each_stage_learns_and_leaves_the_other_parts_alone(world_config: ModelC
             assert sum(values[-8:]) < 0.85 * sum(values[:8]), (stage, name, values)
 
 
+def test_encoders_of_another_model_are_taken_and_left_as_they_are(
+    whole: Path, world_config: ModelConfig, tmp_path: Path
+) -> None:
+    taken = load_model(str(whole / "model"))
+
+    def other(out: Path, config: ModelConfig = world_config) -> Trainer:
+        return Trainer(config, PLAN, out, encoders=taken, workers=0, save_every=2, log_every=1)
+
+    run = other(tmp_path / "run")
+    run.run(quiet, stop_after=6)
+    run = other(tmp_path / "run")
+    run.run(quiet)
+    # From the same encoders the readers learn the same, and nothing of the first stage was done.
+    same = load_file(whole / "model" / "model.safetensors")
+    found = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert [name for name in same if not torch.equal(found[name], same[name])] == []
+    assert {row["stage"] for row in rows(tmp_path / "run")} == {"long", "polish"}
+    with pytest.raises(InputError, match="holds a run of another plan"):
+        trainer(world_config, tmp_path / "run").run(quiet)
+    wider = dataclasses.replace(world_config, combiner=dataclasses.replace(world_config.combiner, tokens=2))
+    with pytest.raises(InputError, match="its combiner is not that of"):
+        other(tmp_path / "wider", wider)
+
+
 def test_a_loss_that_is_no_number_ends_the_run_in_one_line(world_config: ModelConfig, tmp_path: Path) -> None:
     run = trainer(world_config, tmp_path)
     with torch.no_grad():

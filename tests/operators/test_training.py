@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 from collections import Counter
@@ -301,6 +302,22 @@ def test_the_losses_of_true_positions_are_those_of_none(world_config: ModelConfi
         for positions in (None, torch.arange(5), torch.arange(5) * 3)
     )
     assert torch.equal(a, b) and (a - c).abs().max() > 1e-6
+
+
+def test_a_clock_tells_when_what_is_looked_at_was(world_config: ModelConfig) -> None:
+    with_clock = dataclasses.replace(world_config, text=dataclasses.replace(world_config.text, clock=True))
+    assert with_clock.fingerprint() != world_config.fingerprint()
+    assert '"clock"' not in world_config.to_json() and ModelConfig.from_json(with_clock.to_json()) == with_clock
+    latents = torch.randn(1, 6, 4, 24)
+    span = torch.ones(1, 6, dtype=torch.bool)
+    for config, differs in ((world_config, False), (with_clock, True)):
+        decoder = random_model(config).model.text_decoder
+        layer = decoder.layers[0].cross_attention
+        (_, first), (_, later) = (layer.context(latents, torch.arange(6) + start) for start in (0, 40))
+        assert torch.equal(first, later) != differs
+        assert torch.equal(first[:, :, 0], later[:, :, 0])
+        ids = torch.tensor([[5, 6, 7]])
+        assert decoder(ids, decoder.context(latents, span))[0].isfinite().all()
 
 
 def test_snippet_batches_come_with_their_description(world_config: ModelConfig) -> None:
