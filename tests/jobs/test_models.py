@@ -40,6 +40,7 @@ def test_what_is_no_model_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_shipped_weights_are_listed_with_their_licence(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    assert [one["name"] for one in listed["presets"]] == ["tiny", "base", "mirasol_3b"]
+    assert [one["name"] for one in listed["presets"]] == ["tiny", "small", "base", "mirasol_3b"]
+    assert [one["name"] for one in listed["weights"]] == ["small", "tiny"]
     [tiny] = [one for one in listed["weights"] if one["name"] == "tiny"]
     assert tiny["licence"] == "apache-2.0" and tiny["parameters"] == 1_828_032
