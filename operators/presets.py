@@ -83,6 +83,7 @@ def small() -> ModelConfig:
             transformer=TransformerConfig(depth=4, heads=4, mlp_ratio=2.0),
             kv_heads=2,
             width=160,
+            clock=True,
         ),
         snippet_s=(0.8, 1.25),
         rate_hz=8.0,

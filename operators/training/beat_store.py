@@ -106,6 +106,11 @@ class BeatStore:
         """Some beats, by their numbers in the pool, int64 [S]."""
         return StoredClips(**{name: file[numbers_S] for name, file in self._open().items()})
 
+    def read_sound(self, numbers_S: Tensor) -> tuple[Tensor, Tensor]:
+        """The sound of some beats, and its mask; pictures are not read."""
+        files = self._open()
+        return files["audio"][numbers_S], files["audio_mask"][numbers_S]
+
     def _open(self) -> dict[str, Tensor]:
         if self._files is None:
             self._files = {}
@@ -200,6 +205,11 @@ def features_of(model: LongTakeModel, stored: StoredClips, device: torch.device)
     video, video_mask = _finish(model.video_encoder, stored.video, stored.video_mask, device)
     audio, audio_mask = _finish(model.audio_encoder, stored.audio, stored.audio_mask, device)
     return Features(video_BND=video, video_mask_BN=video_mask, audio_BND=audio, audio_mask_BN=audio_mask)
+
+
+def sound_features_of(model: LongTakeModel, audio: Tensor, audio_mask: Tensor, device: torch.device) -> Tensor:
+    """Likewise of stored sound alone, [S, N, D]."""
+    return _finish(model.audio_encoder, audio, audio_mask, device)[0]
 
 
 def _finish(encoder: Any, value: Tensor, mask: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -41,11 +41,21 @@ class BuiltInCourse:
     name = key = "built-in"
     world: BuiltInWorld = BUILT_IN
     parts = PARTS
+    recalls: tuple[Part, ...] = (Part(name="times_sounded", values=MAX_COUNT + 1),)
     shares = SHARES
     short_spans: tuple[Kind, ...] = ("exists", "heard")
 
     def describe(self, script: Script) -> Tensor:
         return describe(script)
+
+    def recall(self, script: Script) -> Tensor:
+        """See `Course.recall`: the how manieth time it is that a beat's sound is heard."""
+        times_T1 = torch.zeros(script.beats, 1, dtype=torch.int64)
+        heard = dict.fromkeys(SOUNDS, 0)
+        for sound in sorted((s for s in script.sounds if s.name in heard), key=lambda s: s.start_s):
+            heard[sound.name] += 1
+            times_T1[int(sound.start_s / BEAT_S)] = heard[sound.name]
+        return times_T1
 
     def pool(self, spec: PoolSpec) -> BeatPool:
         return BeatPool(spec)

@@ -90,6 +90,11 @@ class Course(Protocol[S]):
         ...
 
     @property
+    def recalls(self) -> tuple[Part, ...]:
+        """What `recall` says."""
+        ...
+
+    @property
     def shares(self) -> Mapping[Kind, int]:
         """How often each kind is asked in training; the kinds that take longest to learn come more often."""
         ...
@@ -101,6 +106,10 @@ class Course(Protocol[S]):
 
     def describe(self, script: S) -> Tensor:
         """The description of every beat, int64 [T, P], in the order of `parts`."""
+        ...
+
+    def recall(self, script: S) -> Tensor:
+        """What every beat is after all that came before it, int64 [T, parts], in the order of `recalls`."""
         ...
 
     def pool(self, spec: PoolSpec) -> Pool[S]:

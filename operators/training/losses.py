@@ -5,6 +5,7 @@ Shapes: V videos, T snippets, m tokens, N = T * m, Q questions, L text tokens, D
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,7 @@ class LossWeights:
     evidence: float = 0.3
     next_tokens: float = 0.1
     next_features: float = 0.1
+    recall: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,7 @@ def question_losses(
     positions_T: Tensor | None = None,
     there_VT: Tensor | None = None,
     asked_Q: Tensor | None = None,
+    recall: Callable[[Tensor], tuple[Tensor, dict[str, float]]] | None = None,
 ) -> Losses:
     """Text, evidence and next-snippet losses of questions about combined tokens.
 
@@ -51,6 +54,7 @@ def question_losses(
         positions_T: the snippets' numbers; None says 0, 1, 2, ...
         there_VT: bool, False on snippets that only fill a video up to the others' length; None says that all are.
         asked_Q: bool, False on questions that do not count; None says that all do.
+        recall: a further loss of the latents [V, T, m, D], and figures for the log; not asked where it has no weight.
     """
     latents_VTmD = model.latent_model(tokens_VTmD, keep_BT=keep_VT, positions_T=positions_T)
     decoder = model.text_decoder
@@ -67,6 +71,10 @@ def question_losses(
     evidence = _evidence_loss(evidence_QLN, questions, tokens)
     total = weights.text * text + weights.evidence * evidence
     parts = {"text": text.item(), "evidence": evidence.item(), "exact": right_Q.float().mean().item()}
+    if recall is not None and weights.recall:
+        recalled, figures = recall(latents_VTmD)
+        total = total + weights.recall * recalled
+        parts |= {"recall": recalled.item(), **figures}
     return _with_next(
         Losses(total=total, parts=parts), model, latents_VTmD, tokens_VTmD, weights, next_features, there_VT
     )

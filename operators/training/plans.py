@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from longtake.operators.training.course import PoolSpec
+from longtake.operators.training.losses import LossWeights
 from longtake.operators.training.pool import LongStage
 from longtake.operators.training.snippet_stage import SnippetStage
 from longtake.operators.training.trainer import Plan
@@ -19,15 +20,19 @@ def small_plan(seed: int, courses: int) -> Plan:
     """
     return Plan(
         seed=seed,
-        snippet_steps=4000,
+        snippet_steps=3200,
         snippet_rate=1.5e-3,
         snippets=SnippetStage(videos=16, beats=8),
-        long_steps=4000,
-        polish_steps=1500,
-        long=LongStage(videos=12, beats=(4, 64), questions=16, captions=1, spans=0.3, spread=0.4),
-        polish=LongStage(videos=12, beats=(32, 64), questions=16, captions=1, spans=0.3, spread=0.4),
+        long_steps=4500,
+        polish_steps=1300,
+        long=LongStage(videos=12, beats=(4, 64), questions=16, captions=1, spans=0.3, spread=0.35),
+        polish=LongStage(videos=12, beats=(32, 64), questions=16, captions=1, spans=0.3, spread=0.35),
         pool=PoolSpec(videos=300, beats=64, seed=1),
         stored=PoolSpec(videos=500, beats=64, seed=2),
         varied=True,
+        ears=128,
+        # Nothing is hidden: what is recalled must have been seen.
+        keep=1.0,
+        weights=LossWeights(recall=0.3),
         turns=TURNS if courses > 1 else (0,),
     )

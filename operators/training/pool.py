@@ -96,9 +96,18 @@ class LongStage:
     reach: int = 256
 
 
-class LongDataset(Dataset[tuple[Tensor, Tensor | None, Questions]]):
-    """Item n is step n's arrangements, int64 [V, T] numbers of beats, their positions (int64 [T], None: 0, 1, 2, ...),
-    and questions about them."""
+@dataclass(frozen=True, kw_only=True)
+class LongBatch:
+    """Videos of one length put together from a pool's beats, and questions about them."""
+
+    chosen_VT: Tensor  # int64, numbers of the pool's beats
+    positions_T: Tensor | None  # int64, the snippets' numbers; None says 0, 1, 2, ...
+    questions: Questions
+    recalled_VTP: Tensor  # int64, what `Course.recall` says
+
+
+class LongDataset(Dataset[LongBatch]):
+    """Item n is step n's batch."""
 
     def __init__(
         self, pool: Pool[Any], course: Course[Any], tokenizer: ChatTokenizer, stage: LongStage, steps: int, seed: int
@@ -109,7 +118,7 @@ class LongDataset(Dataset[tuple[Tensor, Tensor | None, Questions]]):
     def __len__(self) -> int:
         return self.steps
 
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor | None, Questions]:
+    def __getitem__(self, step: int) -> LongBatch:
         rng = random.Random(f"long {self.seed} {step}")
         low, high = self.stage.beats
         # The curriculum: the longest length grows over the first half; shorter videos stay in the mix.
@@ -122,11 +131,17 @@ class LongDataset(Dataset[tuple[Tensor, Tensor | None, Questions]]):
         if stage.spread and rng.random() < stage.spread:
             positions_T = torch.tensor(sorted(rng.sample(range(stage.reach), beats)))
             without = ABOUT_TIME
+        scripts = [self.pool.script(order) for order in chosen]
         asked = [
             question
-            for order in chosen
+            for script in scripts
             for question in draw_questions(
-                rng, self.course, self.pool.script(order), stage.questions, stage.captions, stage.spans, without
+                rng, self.course, script, stage.questions, stage.captions, stage.spans, without
             )
         ]
-        return torch.tensor(chosen), positions_T, tensorize(asked, beats, self.tokenizer)
+        return LongBatch(
+            chosen_VT=torch.tensor(chosen),
+            positions_T=positions_T,
+            questions=tensorize(asked, beats, self.tokenizer),
+            recalled_VTP=torch.stack([self.course.recall(script) for script in scripts]),
+        )

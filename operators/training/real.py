@@ -27,7 +27,7 @@ from longtake.operators.world.worlds import RealWorld
 T = TypeVar("T", Showing, Saying, Flash)
 
 SHARES: dict[Kind, int] = {
-    "needle": 1, "bind": 3, "said": 3, "after": 3, "first": 3, "last": 3, "count": 5, "exists": 5, "when": 4
+    "needle": 1, "bind": 3, "said": 3, "after": 4, "first": 3, "last": 3, "count": 6, "exists": 4, "when": 5
 }  # fmt: skip
 # Speeds, in percent, at which every recording is also heard in training: pitch and formants move with it, so a voice
 # becomes several (speed perturbation; Ko et al., Interspeech 2015, with a wider range for want of voices).
@@ -54,6 +54,37 @@ class RealCourse:
             Part(name="real_flash", values=2, reader="flash", sense="video", reads="mean"),
             Part(name="object_heard", values=objects, of_sound=True),
         )
+        # Pictures may be shown more often than any question counts.
+        self.recalls: tuple[Part, ...] = (
+            Part(name="before_first", values=objects),
+            Part(name="before_second", values=objects),
+            Part(name="times_first", values=MAX_COUNT + 2),
+            Part(name="times_second", values=MAX_COUNT + 2),
+            Part(name="times_said", values=MAX_COUNT + 1),
+        )
+
+    def recall(self, script: RealScript) -> Tensor:
+        """See `Course.recall`: which picture was shown before those of a beat's two halves, the how manieth showing
+        of its picture each is, and the how manieth time it is that the beat's word is said."""
+        showings = sorted(script.showings, key=lambda showing: showing.start_s)
+        names = [showing.name for showing in showings]
+        times = dict.fromkeys(self.words, 0)
+        rows = []
+        for beat in range(script.beats):
+            start, stop = beat * BEAT_S, (beat + 1) * BEAT_S
+            before, shown = [], []
+            for part in (0.25, 0.75):
+                showing = script.showing_at(start + BEAT_S * part)
+                place = showings.index(showing) if showing else 0
+                before.append(self._object(showings[place - 1] if place else None))
+                shown.append(min(MAX_COUNT + 1, names[: place + 1].count(showing.name)) if showing else 0)
+            said = 0
+            for saying in script.sayings:
+                if start <= (saying.start_s + saying.stop_s) / 2 < stop:
+                    times[saying.name] += 1
+                    said = min(MAX_COUNT, times[saying.name])
+            rows.append([*before, *shown, said])
+        return torch.tensor(rows)
 
     def describe(self, script: RealScript) -> Tensor:
         """See `Course.describe`; a word belongs to the beat that its middle lies in."""

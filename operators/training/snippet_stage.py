@@ -25,7 +25,7 @@ from longtake.operators.combiners import Features
 from longtake.operators.config import ModelConfig
 from longtake.operators.encoders import centre_positions
 from longtake.operators.feature_layout import FeatureLayout
-from longtake.operators.training.batches import Clips, render_clips
+from longtake.operators.training.batches import render_clips
 from longtake.operators.training.course import Course, Part
 from longtake.operators.world.script import BEAT_S
 
@@ -77,9 +77,20 @@ class SnippetHeads(nn.Module):
                 right[part.name] = (logits_SC.argmax(1) == truth_S)[there_S].float().mean().item()
         return torch.stack(read).mean(), torch.stack(told).mean(), right
 
+    def hear(self, features_SND: Tensor, truth_SP: Tensor) -> Tensor:
+        """The loss of descriptions of snippets with sound, of the parts that are heard, off the sound's features."""
+        losses = [
+            self._loss(part, self._read_sense(part, features_SND), truth_S, truth_S >= 0)
+            for part, truth_S in zip(self.parts, truth_SP.unbind(1), strict=True)
+            if part.reader is not None and part.sense == "audio"
+        ]
+        return torch.stack(losses).mean()
+
     def _read(self, part: Part, features: Features) -> Tensor:
         """A part's logits [S, C] off the features of its sense and half."""
-        features_SND = features.video_BND if part.sense == "video" else features.audio_BND
+        return self._read_sense(part, features.video_BND if part.sense == "video" else features.audio_BND)
+
+    def _read_sense(self, part: Part, features_SND: Tensor) -> Tensor:
         if part.half is not None:
             features_SND = features_SND[:, self.get_buffer(f"{part.half}_{part.sense}_N")]
         assert part.reader is not None
@@ -128,8 +139,26 @@ class SnippetStage:
     beats: int
 
 
-class SnippetDataset(Dataset[tuple[Clips, Tensor]]):
-    """Item n is the batch of step n: clips, and their description int64 [S, parts]."""
+@dataclass(frozen=True, kw_only=True)
+class Ears:
+    """Beats that are heard and not seen."""
+
+    audio: Tensor  # what the sound encoder takes, as it is stored
+    audio_mask: Tensor
+    truth_SP: Tensor  # int64, their description
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnippetBatch:
+    """A batch of the first stage."""
+
+    clips: Any  # `Clips`, or `StoredClips` of a run on stored beats
+    truth_SP: Tensor  # int64, the snippets' description
+    ears: Ears | None = None
+
+
+class SnippetDataset(Dataset[SnippetBatch]):
+    """Item n is the batch of step n."""
 
     def __init__(self, config: ModelConfig, course: Course[Any], stage: SnippetStage, steps: int, seed: int) -> None:
         self.config, self.course, self.stage, self.steps, self.seed = config, course, stage, steps, seed
@@ -137,9 +166,9 @@ class SnippetDataset(Dataset[tuple[Clips, Tensor]]):
     def __len__(self) -> int:
         return self.steps
 
-    def __getitem__(self, step: int) -> tuple[Clips, Tensor]:
+    def __getitem__(self, step: int) -> SnippetBatch:
         rng = random.Random(f"snippets {self.seed} {step}")
         world = self.course.world
         scripts = [world.script(rng.randrange(2**62), self.stage.beats) for _ in range(self.stage.videos)]
         clips = render_clips(scripts, self.config, np.random.default_rng(rng.randrange(2**62)), world)
-        return clips, torch.cat([self.course.describe(script) for script in scripts])
+        return SnippetBatch(clips=clips, truth_SP=torch.cat([self.course.describe(script) for script in scripts]))

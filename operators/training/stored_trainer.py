@@ -14,14 +14,17 @@ from torch.utils.data import Dataset
 
 from longtake.operators.combiners import Features
 from longtake.operators.config import ModelConfig
-from longtake.operators.training.augment import vary
+from longtake.operators.training.augment import vary_pictures, vary_sound
 from longtake.operators.training.batches import Clips
-from longtake.operators.training.beat_store import BeatStore, StoredClips, features_of
+from longtake.operators.training.beat_store import BeatStore, StoredClips, features_of, sound_features_of
 from longtake.operators.training.course import Course
 from longtake.operators.training.pool import RenderedVideos
 from longtake.operators.training.run import Report
-from longtake.operators.training.snippet_stage import SnippetStage
+from longtake.operators.training.snippet_stage import Ears, SnippetBatch, SnippetStage
 from longtake.operators.training.trainer import Plan, Trainer
+
+# The share of the beats that are heard only in which there is something to be heard.
+FULL = 0.7
 
 
 class StoredTrainer(Trainer):
@@ -67,7 +70,13 @@ class StoredTrainer(Trainer):
     def _snippets(self, course: Course[Any]) -> Dataset[Any]:
         plan = self.plan
         return StoredSnippets(
-            self.stores[course.name], course, plan.snippets, plan.snippet_steps, plan.seed, varied=plan.varied
+            self.stores[course.name],
+            course,
+            plan.snippets,
+            plan.snippet_steps,
+            plan.seed,
+            varied=plan.varied,
+            ears=plan.ears,
         )
 
     def _pool_beats(self, course: Course[Any]) -> Iterable[Any]:
@@ -80,27 +89,56 @@ class StoredTrainer(Trainer):
     def _features(self, clips: StoredClips) -> Features:
         return features_of(self.model, clips, self.device)
 
+    def _heard(self, ears: Ears) -> Tensor:
+        return sound_features_of(self.model, ears.audio, ears.audio_mask, self.device)
 
-class StoredSnippets(Dataset[tuple[StoredClips, Tensor]]):
-    """Item n is the batch of step n: random beats of a store, and their description int64 [S, parts].
 
-    Where they are `varied`, no two draws of a beat are quite the same (see `augment.vary`).
+class StoredSnippets(Dataset[SnippetBatch]):
+    """Item n is the batch of step n: random beats of a store, and `ears` more that are heard only.
+
+    Where they are `varied`, no two draws of a beat are quite the same (see `augment`).
     """
 
     def __init__(
-        self, store: BeatStore, course: Course[Any], stage: SnippetStage, steps: int, seed: int, *, varied: bool
+        self,
+        store: BeatStore,
+        course: Course[Any],
+        stage: SnippetStage,
+        steps: int,
+        seed: int,
+        *,
+        varied: bool,
+        ears: int,
     ) -> None:
-        self.store, self.steps, self.seed, self.varied = store, steps, seed, varied
+        self.store, self.steps, self.seed, self.varied, self.ears = store, steps, seed, varied, ears
         self.count = stage.videos * stage.beats
         self.described_PN = torch.cat([course.describe(script) for script in store.spec.scripts(course.world)])
+
+        heard = [number for number, part in enumerate(course.parts) if part.sense == "audio"]
+        self.full = torch.nonzero((self.described_PN[:, heard] > 0).any(1)).flatten().tolist()
 
     def __len__(self) -> int:
         return self.steps
 
-    def __getitem__(self, step: int) -> tuple[StoredClips, Tensor]:
+    def __getitem__(self, step: int) -> SnippetBatch:
         rng = random.Random(f"stored snippets {self.seed} {step}")
         numbers_S = torch.tensor([rng.randrange(len(self.store)) for _ in range(self.count)])
         clips = self.store.read(numbers_S)
         if self.varied:
-            clips = dataclasses.replace(clips, **vary(clips.video, clips.audio, rng))
-        return clips, self.described_PN[numbers_S]
+            video, audio = vary_pictures(clips.video, rng), vary_sound(clips.audio, rng)
+            clips = dataclasses.replace(clips, video=video, audio=audio)
+        ears = self._heard(rng) if self.ears else None
+        return SnippetBatch(clips=clips, truth_SP=self.described_PN[numbers_S], ears=ears)
+
+    def _heard(self, rng: random.Random) -> Ears:
+        numbers_S = torch.tensor(
+            [rng.choice(self.full) if rng.random() < FULL else rng.randrange(len(self.store)) for _ in range(self.ears)]
+        )
+        audio, audio_mask = self.store.read_sound(numbers_S)
+        # Nothing can be said of files without sound.
+        heard_S = audio_mask.any(1)
+        return Ears(
+            audio=(vary_sound(audio, rng) if self.varied else audio)[heard_S],
+            audio_mask=audio_mask[heard_S],
+            truth_SP=self.described_PN[numbers_S[heard_S]],
+        )

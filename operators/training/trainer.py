@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from longtake.operators.chat import ChatTokenizer
@@ -28,12 +30,16 @@ from longtake.operators.training.built_in import BUILT_IN_COURSE
 from longtake.operators.training.course import Course, Pool, PoolSpec
 from longtake.operators.training.losses import Losses, LossWeights, question_losses
 from longtake.operators.training.pool import EncodedBeats, LongDataset, LongStage, RenderedVideos, encode_pool
+from longtake.operators.training.recall import RecallHead
 from longtake.operators.training.run import DONE, Report, Stage, TrainingRun, write_tensors
-from longtake.operators.training.snippet_stage import SnippetDataset, SnippetHeads, SnippetStage
+from longtake.operators.training.snippet_stage import Ears, SnippetBatch, SnippetDataset, SnippetHeads, SnippetStage
+
+T = TypeVar("T")
 
 STAGES = ("snippets", "long", "polish", DONE)
 COLUMNS: tuple[str, ...] = (
-    *("stage", "step", "loss", "features", "tokens", "text", "evidence", "next_tokens", "next_features", "exact"),
+    *("stage", "step", "loss", "features", "ears", "tokens"),
+    *("text", "evidence", "recall", "next_tokens", "next_features", "exact"),
 )
 
 
@@ -66,6 +72,8 @@ class Plan:
     stored: PoolSpec | None = None
     # Whether stored beats are varied whenever they are drawn.
     varied: bool = False
+    # How many further stored beats each step of stage `snippets` hears and does not see.
+    ears: int = 0
 
 
 class TakingTurns(Dataset[tuple[int, Any]]):
@@ -130,7 +138,7 @@ class Trainer(TrainingRun):
         )
         if len(self.tokenizer) > config.text.vocabulary:
             raise InputError(f"the world has {len(self.tokenizer)} words, the config room for {config.text.vocabulary}")
-        names = [part.name for course in courses for part in course.parts]
+        names = [part.name for course in courses for part in (*course.parts, *course.recalls)]
         self.columns = (*COLUMNS, *dict.fromkeys(names), "rate", "seconds")
         self.towers = named_towers(config)
         torch.manual_seed(plan.seed)
@@ -146,6 +154,9 @@ class Trainer(TrainingRun):
         self.heads = torch.nn.ModuleDict(
             {course.name: SnippetHeads(config, layout, course.parts) for course in courses}
         ).to(self.device)
+        self.recalls = torch.nn.ModuleDict({course.name: RecallHead(config, course.recalls) for course in courses}).to(
+            self.device
+        )
 
     def _prepare(self, on_report: Callable[[Report], None]) -> None:
         self.pools = [course.pool(self.plan.pool) for course in self.courses]
@@ -165,21 +176,22 @@ class Trainer(TrainingRun):
             return self._long_losses(stage)
         return self._snippet_losses() if self.encoders_from is None else iter(())
 
-    def _snippets(self, course: Course[Any]) -> Dataset[Any]:
-        """Batches of the first stage: what `_features` takes, and descriptions."""
+    def _snippets(self, course: Course[Any]) -> Dataset[SnippetBatch]:
+        """Batches of the first stage: what `_features` and `_heard` take, and descriptions."""
         return SnippetDataset(self.config, course, self.plan.snippets, self.plan.snippet_steps, self.plan.seed)
 
     def _pool_beats(self, course: Course[Any]) -> Iterable[Any]:
         """All of the pool's beats in their order, as `_features` takes them."""
         return self._loader(RenderedVideos(self.config, self.plan.pool, course.world), 0)
 
-    def _in_turn(self, data: Sequence[Dataset[Any]]) -> Iterable[tuple[int, tuple[int, Any]]]:
+    def _in_turn(self, data: Sequence[Dataset[T]]) -> Iterable[tuple[int, tuple[int, T]]]:
         """From the present step on: the step, the number of the course, and its batch."""
         return self._from(TakingTurns(data, self.plan.turns), self.step)
 
     def _snippet_losses(self) -> Iterator[Losses]:
-        for _, (turn, (clips, truth_SP)) in self._in_turn([self._snippets(course) for course in self.courses]):
-            heads = self.heads[self.courses[turn].name]
+        for _, (turn, batch) in self._in_turn([self._snippets(course) for course in self.courses]):
+            heads = cast(SnippetHeads, self.heads[self.courses[turn].name])
+            clips, truth_SP, ears = batch.clips, batch.truth_SP, batch.ears
             with self._autocast():
                 features = self._features(clips)
                 count = len(truth_SP)
@@ -187,9 +199,15 @@ class Trainer(TrainingRun):
                 tokens_SmD, _ = self.model.combiner(features, memory, torch.zeros(count, device=self.device))
                 sound_S = clips.heard_S.to(self.device)
                 of_features, of_tokens, right = heads(features, tokens_SmD, truth_SP.to(self.device), sound_S)
+            total = of_features + of_tokens
             parts = {"features": of_features.item(), "tokens": of_tokens.item(), **right}
             parts["exact"] = sum(right.values()) / max(1, len(right))
-            yield Losses(total=of_features + of_tokens, parts=parts)
+            if ears is not None:
+                with self._autocast():
+                    of_ears = heads.hear(self._heard(ears), ears.truth_SP.to(self.device))
+                total = total + of_ears
+                parts["ears"] = of_ears.item()
+            yield Losses(total=total, parts=parts)
 
     def _long_losses(self, stage: str) -> Iterator[Losses]:
         plan = self.plan
@@ -201,12 +219,13 @@ class Trainer(TrainingRun):
             for pool, course in zip(self.pools, self.courses, strict=True)
         ]
         generator = torch.Generator()
-        for step, (turn, (chosen_VT, positions_T, questions)) in self._in_turn(data):
-            beats = encoded[turn]
-            chosen_VT = chosen_VT.to(self.device)
+        for step, (turn, batch) in self._in_turn(data):
+            beats, recall = encoded[turn], self.recalls[self.courses[turn].name]
+            chosen_VT, recalled_VTP = batch.chosen_VT.to(self.device), batch.recalled_VTP.to(self.device)
+            positions_T = None if batch.positions_T is None else batch.positions_T.to(self.device)
             generator.manual_seed(seed * 1_000_003 + step)
             keep_VT = (torch.rand(chosen_VT.shape, generator=generator) < plan.keep).to(self.device)
-            questions = Questions(**{name: value.to(self.device) for name, value in vars(questions).items()})
+            questions = Questions(**{name: value.to(self.device) for name, value in vars(batch.questions).items()})
             with self._autocast():
                 yield question_losses(
                     self.model,
@@ -215,7 +234,8 @@ class Trainer(TrainingRun):
                     plan.weights,
                     keep_VT,
                     (beats.video_PR[chosen_VT], beats.audio_PR[chosen_VT]),
-                    None if positions_T is None else positions_T.to(self.device),
+                    positions_T,
+                    recall=partial(recall, truth_VTP=recalled_VTP),
                 )
 
     def _cache(self, course: Course[Any]) -> Path:
@@ -234,6 +254,12 @@ class Trainer(TrainingRun):
         parts = (clips.frames_SFHWC, clips.frame_mask_SF, clips.mel_SAM, clips.mel_mask_SA)
         return self.model.features(*(part.to(self.device, non_blocking=True) for part in parts))
 
+    def _heard(self, ears: Ears) -> Tensor:
+        """The sound encoder's features of beats that are heard only, [S, N, D]."""
+        features_SND, _ = self.model.audio_encoder(ears.audio.to(self.device), ears.audio_mask.to(self.device))
+        out_SND: Tensor = features_SND
+        return out_SND
+
     def _freeze(self, stage: str) -> None:
         """Let a stage train its own parts alone."""
         model = self.model
@@ -241,6 +267,7 @@ class Trainer(TrainingRun):
             part.requires_grad_(stage == "snippets")
         model.latent_model.requires_grad_(stage != "snippets")
         model.text_decoder.requires_grad_(stage != "snippets")
+        self.recalls.requires_grad_(stage != "snippets")
 
     def _take(self, encoders: LoadedModel) -> None:
         """Copy encoders and combiner of another model."""
@@ -261,7 +288,7 @@ class Trainer(TrainingRun):
         self.model.text_decoder.load_state_dict(fresh.text_decoder.state_dict())
 
     def _modules(self) -> torch.nn.ModuleDict:
-        return torch.nn.ModuleDict({"model": self.model, "heads": self.heads})
+        return torch.nn.ModuleDict({"model": self.model, "heads": self.heads, "recalls": self.recalls})
 
     def _identity(self) -> dict[str, Any]:
         identity: dict[str, Any] = {"plan": repr(self.plan), "config": self.config.fingerprint()}

@@ -15,10 +15,11 @@ from tests.operators.made_material import OBJECTS, WORDS, material, script_of
 from longtake.operators.chat import ChatTokenizer
 from longtake.operators.config import ModelConfig
 from longtake.operators.errors import InputError
-from longtake.operators.training.augment import BANDS, FRAMES, vary
+from longtake.operators.training.augment import BANDS, FRAMES, vary_pictures, vary_sound
 from longtake.operators.training.batches import render_clips, tensorize
 from longtake.operators.training.built_in import BUILT_IN_COURSE
 from longtake.operators.training.course import PoolSpec, draw_questions
+from longtake.operators.training.losses import LossWeights
 from longtake.operators.training.pool import LongStage
 from longtake.operators.training.real import SPEEDS, RealCourse, RealPool, many_voices
 from longtake.operators.training.run import Report
@@ -63,6 +64,27 @@ def test_a_description_says_what_is_seen_and_heard_in_a_beat(course: RealCourse)
 
 
 OBJECTS_SORTED = sorted(OBJECTS)
+
+
+def test_what_is_recalled_of_a_beat_is_what_came_before_it(course: RealCourse) -> None:
+    said_again = shown_again = 0
+    for seed in range(20):
+        script = script_of(seed, 40)
+        showings, sayings = ([*sorted(some, key=lambda one: one.start_s)] for some in (script.showings, script.sayings))
+        for beat, row in enumerate(course.recall(script).tolist()):
+            for half, before, times in ((0.25, row[0], row[2]), (0.75, row[1], row[3])):
+                now = script.showing_at(beat + half)
+                earlier = [showing.name for showing in showings if now and showing.start_s < now.start_s]
+                assert before == (OBJECTS_SORTED.index(earlier[-1]) + 1 if earlier else 0)
+                assert times == (min(MAX_COUNT + 1, earlier.count(now.name) + 1) if now else 0)
+                shown_again += times > 1
+            here = [s for s in sayings if beat <= (s.start_s + s.stop_s) / 2 < beat + 1]
+            until = [s.name for s in sayings if (s.start_s + s.stop_s) / 2 < beat + 1]
+            assert row[4] == (until.count(here[0].name) if here else 0)
+            said_again += row[4] > 1
+    assert said_again > 10 and shown_again > 10
+    table = torch.cat([course.recall(script_of(seed, 64)) for seed in range(40)])
+    assert [int(most) < part.values for most, part in zip(table.amax(0), course.recalls, strict=True)] == [True] * 5
 
 
 def test_parts_have_as_many_values_as_they_need(course: RealCourse) -> None:
@@ -170,15 +192,15 @@ def test_every_recording_is_also_heard_faster_and_slower_while_it_fits() -> None
 def test_a_variation_mirrors_half_of_the_pictures_and_hides_little_sound() -> None:
     pictures = torch.randint(0, 255, (64, 2, 6, 8, 3), dtype=torch.uint8)
     mel = torch.rand(64, 32, 40) * 0.5
-    varied = vary(pictures, mel, random.Random(3))
-    mirrored = (varied["video"] == pictures.flip(3)).flatten(1).all(1)
-    assert torch.equal(varied["video"][~mirrored], pictures[~mirrored]) and 16 < int(mirrored.sum()) < 48
-    hidden = varied["audio"] == -2.0
+    seen, heard = vary_pictures(pictures, random.Random(3)), vary_sound(mel, random.Random(3))
+    mirrored = (seen == pictures.flip(3)).flatten(1).all(1)
+    assert torch.equal(seen[~mirrored], pictures[~mirrored]) and 16 < int(mirrored.sum()) < 48
+    hidden = heard == -2.0
     assert 0 < hidden.float().mean() < (BANDS / 40 + FRAMES / 32) / 1.5
     # What is left is near to what it was.
-    assert (varied["audio"] - mel)[~hidden].abs().max() < 0.5 + 0.4
-    again = vary(pictures, mel, random.Random(3))
-    assert all(torch.equal(varied[name], again[name]) for name in varied)
+    assert (heard - mel)[~hidden].abs().max() < 0.5 + 0.4
+    assert torch.equal(vary_pictures(pictures, random.Random(3)), seen)
+    assert torch.equal(vary_sound(mel, random.Random(3)), heard)
 
 
 def test_two_worlds_take_turns_on_stored_beats_and_a_stopped_run_ends_the_same(
@@ -197,6 +219,8 @@ def test_two_worlds_take_turns_on_stored_beats_and_a_stopped_run_ends_the_same(
         pool=PoolSpec(videos=3, beats=32, seed=1),
         stored=PoolSpec(videos=2, beats=32, seed=2),
         varied=True,
+        ears=6,
+        weights=LossWeights(recall=0.3),
         turns=(0, 1, 1),
         warmup=2,
     )
@@ -227,6 +251,10 @@ def test_two_worlds_take_turns_on_stored_beats_and_a_stopped_run_ends_the_same(
         name: [row[rows[0].index(name)] for row in rows[1:5]] for name in ("flash", "real_flash", "object_first")
     }
     assert columns["object_first"][0] == columns["object_first"][3] == "" != columns["object_first"][1]
+    ears, recall, said = (
+        [row[rows[0].index(name)] != "" for row in rows[1:]] for name in ("ears", "recall", "times_said")
+    )
+    assert ears == [True] * 4 + [False] * 6 and recall == [False] * 4 + [True] * 6 and any(said[4:])
     other = StoredTrainer(
         config, plan, tmp_path / "part", courses=(BUILT_IN_COURSE, RealCourse(many_voices(material())))
     )

@@ -262,15 +262,32 @@ def test_long_batches_grow_and_depend_on_the_step_alone(pool: BeatPool, tokenize
     stage = LongStage(videos=2, beats=(4, 40), questions=3, captions=1, spans=0.3)
     data = LongDataset(pool, BUILT_IN_COURSE, tokenizer, stage, 200, seed=5)
     assert len(data) == 200
-    lengths = [data[step][0].shape[1] for step in range(0, 200, 5)]
+    lengths = [data[step].chosen_VT.shape[1] for step in range(0, 200, 5)]
     assert max(lengths[:4]) <= 12 and max(lengths[20:]) == 40 and min(lengths) >= 4
     assert min(lengths[20:]) < 20
-    (a, _, asked), (b, _, again) = data[77], data[77]
-    assert torch.equal(a, b) and torch.equal(asked.ids_QL, again.ids_QL)
-    assert asked.ids_QL.shape[0] == 6 and asked.span_QT.shape == (6, a.shape[1])
+    one, again = data[77], data[77]
+    chosen, asked = one.chosen_VT, one.questions
+    assert torch.equal(chosen, again.chosen_VT) and torch.equal(asked.ids_QL, again.questions.ids_QL)
+    assert asked.ids_QL.shape[0] == 6 and asked.span_QT.shape == (6, chosen.shape[1])
+    assert torch.equal(one.recalled_VTP, again.recalled_VTP) and one.recalled_VTP.shape == (*chosen.shape, 1)
     # Another seed is other data.
-    other, _, _ = LongDataset(pool, BUILT_IN_COURSE, tokenizer, stage, 200, seed=6)[77]
-    assert other.shape != a.shape or not torch.equal(other, a)
+    other = LongDataset(pool, BUILT_IN_COURSE, tokenizer, stage, 200, seed=6)[77].chosen_VT
+    assert other.shape != chosen.shape or not torch.equal(other, chosen)
+
+
+def test_what_is_recalled_of_a_beat_is_how_often_its_sound_was_heard(pool: BeatPool) -> None:
+    rng = random.Random(3)
+    again = 0
+    for _ in range(20):
+        script = pool.script(pool.arrange(rng, 30))
+        heard: list[str] = []
+        for beat, (times,) in enumerate(BUILT_IN_COURSE.recall(script).tolist()):
+            named = [s.name for s in script.sounds if s.name in SOUNDS and beat <= s.start_s < beat + 1]
+            heard += named
+            assert times == (heard.count(named[-1]) if named else 0)
+            assert times < BUILT_IN_COURSE.recalls[0].values
+            again += times > 1
+    assert again > 10
 
 
 def test_in_a_share_of_the_batches_snippets_stand_at_the_numbers_of_long_videos(
@@ -280,7 +297,7 @@ def test_in_a_share_of_the_batches_snippets_stand_at_the_numbers_of_long_videos(
     data = LongDataset(pool, BUILT_IN_COURSE, tokenizer, stage, 200, seed=5)
     spread = 0
     for step in range(0, 200, 4):
-        chosen, positions, _ = data[step]
+        chosen, positions = data[step].chosen_VT, data[step].positions_T
         if positions is not None:
             spread += 1
             assert positions.shape == (chosen.shape[1],) and (positions.diff() > 0).all()
@@ -322,10 +339,11 @@ def test_a_clock_tells_when_what_is_looked_at_was(world_config: ModelConfig) -> 
 
 def test_snippet_batches_come_with_their_description(world_config: ModelConfig) -> None:
     data = SnippetDataset(world_config, BUILT_IN_COURSE, SnippetStage(videos=2, beats=3), 10, seed=4)
-    (clips, truth), (again, same) = data[7], data[7]
+    one, again = data[7], data[7]
+    clips, truth = one.clips, one.truth_SP
     assert truth.shape == (6, len(PARTS)) and clips.frames_SFHWC.shape[0] == 6
-    assert torch.equal(truth, same) and torch.equal(clips.frames_SFHWC, again.frames_SFHWC)
-    assert not torch.equal(data[8][1], truth)
+    assert torch.equal(truth, again.truth_SP) and torch.equal(clips.frames_SFHWC, again.clips.frames_SFHWC)
+    assert not torch.equal(data[8].truth_SP, truth)
 
 
 # Losses
@@ -499,7 +517,8 @@ def test_what_was_heard_is_not_asked_of_a_silent_snippet(world_config: ModelConf
     torch.manual_seed(0)
     model = random_model(world_config).model
     heads = SnippetHeads(world_config, feature_layout(world_config), PARTS)
-    clips, truth = SnippetDataset(world_config, BUILT_IN_COURSE, SnippetStage(videos=2, beats=4), 1, seed=0)[0]
+    batch = SnippetDataset(world_config, BUILT_IN_COURSE, SnippetStage(videos=2, beats=4), 1, seed=0)[0]
+    clips, truth = batch.clips, batch.truth_SP
     other = truth.clone()
     columns = [n for n, part in enumerate(PARTS) if part.name.startswith("sound") or part.name.endswith("heard")]
     other[:4, columns] = 1
