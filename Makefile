@@ -22,7 +22,7 @@ demo: $(STAMP)
 	$(BIN)/longtake demo --out demo-out $(if $(VIDEO),--video "$(VIDEO)")
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

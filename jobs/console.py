@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-# Rich measures a pipe as 80 columns and would cut tables short there.
-PIPE_WIDTH = 160
+# Rich measures a pipe as 80 columns and would fold a table's cells there; a program wants a line a row.
+PIPE_WIDTH = 1000
 
 
 def output() -> Console:

@@ -22,6 +22,17 @@ if not Path("/dev/nvidiactl").exists() and not Path("/dev/kfd").exists():
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 
 
+# The folders whose tests start Ray, decoders and processes of their own: one after another, in one process.
+OF_PROCESSES = ("jobs", "pipeline")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `-n 2 --dist loadgroup`, as `make test` has it, tests that start processes run beside all others."""
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        item.add_marker(pytest.mark.xdist_group("processes" if folder in OF_PROCESSES else "others"))
+
+
 @pytest.fixture(scope="session")
 def media() -> Path:
     """The folder of real videos that lies beside the repository."""

@@ -25,6 +25,8 @@ SNIPPETS = 32
 # How many swaps a test video has; 0 asks for memory alone.
 TESTED = (0, 1, 2, 4, 8, 16)
 CUTS = 3
+# The share of the training over which the number of swaps grows to the most that is tested.
+SWAPS_GROW = 0.75
 
 VARIANTS: tuple[StreamVariant, ...] = (
     StreamVariant(name="full", says="latent model of two layers; the decoder reads every latent", writer="latents"),
@@ -111,12 +113,15 @@ class TrackingTrack(StreamTrack):
         most = max(TESTED)
         for step in range(self.steps):
             rng = random.Random(f"tracking {seed} {step}")
-            # Videos grow over the first half; a first one shows an object, and asks where it is.
-            longest = max(1, round(SNIPPETS * min(1.0, 2 * (step + 1) / self.steps)))
+            # Videos grow over the first half; a first one shows an object, and asks where it is. Swaps grow in number
+            # more slowly than videos: two are not learned before one is.
+            done = (step + 1) / self.steps
+            longest = max(1, round(SNIPPETS * min(1.0, 2 * done)))
+            swapped = max(1, round(most * min(1.0, done / SWAPS_GROW)))
             snippets = longest if rng.random() < 0.5 else rng.randint(1, longest)
             whole = max(snippets, len(swaps.PLACES))
             games = [
-                pool.game(rng, whole, rng.randint(0, min(most, whole - len(swaps.PLACES))))
+                pool.game(rng, whole, rng.randint(0, min(swapped, whole - len(swaps.PLACES))))
                 for _ in range(self.spent.videos)
             ]
             cuts = sorted({snippets, *(rng.randint(1, snippets) for _ in range(CUTS - 1))})
