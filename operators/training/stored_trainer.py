@@ -113,7 +113,6 @@ class StoredSnippets(Dataset[SnippetBatch]):
         self.store, self.steps, self.seed, self.varied, self.ears = store, steps, seed, varied, ears
         self.count = stage.videos * stage.beats
         self.described_PN = torch.cat([course.describe(script) for script in store.spec.scripts(course.world)])
-
         heard = [number for number, part in enumerate(course.parts) if part.sense == "audio"]
         self.full = torch.nonzero((self.described_PN[:, heard] > 0).any(1)).flatten().tolist()
 
@@ -131,8 +130,12 @@ class StoredSnippets(Dataset[SnippetBatch]):
         return SnippetBatch(clips=clips, truth_SP=self.described_PN[numbers_S], ears=ears)
 
     def _heard(self, rng: random.Random) -> Ears:
+        share = FULL if self.full else 0.0
         numbers_S = torch.tensor(
-            [rng.choice(self.full) if rng.random() < FULL else rng.randrange(len(self.store)) for _ in range(self.ears)]
+            [
+                rng.choice(self.full) if rng.random() < share else rng.randrange(len(self.store))
+                for _ in range(self.ears)
+            ]
         )
         audio, audio_mask = self.store.read_sound(numbers_S)
         # Nothing can be said of files without sound.

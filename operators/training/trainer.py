@@ -2,8 +2,8 @@
 
 Stage `snippets` trains the encoders and the combiner to describe single snippets. Stage `long` freezes them, caches
 the tokens of a pool of beats and trains the latent model and the text decoder on videos of growing length made of
-these. Stage `polish` goes on with long videos alone, at a rate that starts lower. Several worlds take turns, step by
-step.
+these, by questions and, where a plan says so, by what each snippet is after all before it. Stage `polish` goes on with
+long videos alone, at a rate that starts lower. Several worlds take turns, step by step.
 """
 
 from __future__ import annotations
