@@ -175,7 +175,9 @@ def tensorize(asked: Sequence[Question], snippets: int, tokenizer: ChatTokenizer
         if question.from_s is not None and question.to_s is not None:
             span[row] = False
             span[row, int(question.from_s / BEAT_S) : int(question.to_s / BEAT_S)] = True
-        for start, stop in question.moments:
+        # What came after is read off the later of its two moments: looking at the earlier one alone is no use.
+        moments = question.moments[-1:] if question.kind == "after" else question.moments
+        for start, stop in moments:
             evidence[row, int(start / BEAT_S) : int((stop - 1e-6) / BEAT_S) + 1] = True
     return Questions(
         ids_QL=ids,

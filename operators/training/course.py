@@ -6,7 +6,7 @@ Shapes: T beats of a script, P parts of a description.
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -132,12 +132,11 @@ def draw_questions(
     count: int,
     captions: int,
     spans: float,
-    without: Collection[Kind] = (),
 ) -> list[Question]:
-    """`count` random questions about a script: first `captions` descriptions of one beat, then all other kinds but
-    those of `without`, a share of `spans` of them about a span. Where a script has too little to ask about, some come
+    """`count` random questions about a script: first `captions` descriptions of one beat, then all other kinds, a
+    share of `spans` of them about a span. Where a script has too little to ask about, some come
     twice."""
-    world, shares = course.world, {kind: share for kind, share in course.shares.items() if kind not in without}
+    world, shares = course.world, course.shares
     drawn: list[Question] = []
     for _ in range(20 * count):
         if len(drawn) == count:

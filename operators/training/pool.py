@@ -9,8 +9,9 @@ This needs a combiner whose tokens of a snippet do not depend on earlier snippet
 
 from __future__ import annotations
 
+import dataclasses
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -26,12 +27,13 @@ from longtake.operators.model import LongTakeModel
 from longtake.operators.training.batches import Clips, Questions, render_clips, tensorize
 from longtake.operators.training.course import Course, Pool, PoolSpec, draw_questions
 from longtake.operators.training.losses import reduced
-from longtake.operators.world.questions import Kind
+from longtake.operators.world.questions import Kind, Question
+from longtake.operators.world.script import BEAT_S
 from longtake.operators.world.worlds import BUILT_IN, World
 
 T = TypeVar("T")
 
-# Kinds whose answer is a time: they want true positions.
+# Kinds whose answer is a whole second of the video.
 ABOUT_TIME: tuple[Kind, ...] = ("when",)
 
 
@@ -91,7 +93,8 @@ class LongStage:
     captions: int
     spans: float
     # In this share of the batches the snippets' numbers are drawn from 0 ... `reach` - 1, so that long videos' numbers
-    # are met in short ones (randomised positional encodings, arXiv 2305.16843). Then nobody asks when something was.
+    # are met in short ones (randomised positional encodings, arXiv 2305.16843). Something was then when its snippet's
+    # number says.
     spread: float = 0.0
     reach: int = 256
 
@@ -127,21 +130,27 @@ class LongDataset(Dataset[LongBatch]):
         chosen = [self.pool.arrange(rng, beats) for _ in range(self.stage.videos)]
         stage = self.stage
         positions_T: Tensor | None = None
-        without: tuple[Kind, ...] = ()
         if stage.spread and rng.random() < stage.spread:
             positions_T = torch.tensor(sorted(rng.sample(range(stage.reach), beats)))
-            without = ABOUT_TIME
         scripts = [self.pool.script(order) for order in chosen]
         asked = [
             question
             for script in scripts
-            for question in draw_questions(
-                rng, self.course, script, stage.questions, stage.captions, stage.spans, without
-            )
+            for question in draw_questions(rng, self.course, script, stage.questions, stage.captions, stage.spans)
         ]
+        if positions_T is not None:
+            asked = [_at_positions(question, positions_T.tolist()) for question in asked]
         return LongBatch(
             chosen_VT=torch.tensor(chosen),
             positions_T=positions_T,
             questions=tensorize(asked, beats, self.tokenizer),
             recalled_VTP=torch.stack([self.course.recall(script) for script in scripts]),
         )
+
+
+def _at_positions(question: Question, positions: Sequence[int]) -> Question:
+    """A question about beats that stand at other numbers."""
+    if question.kind not in ABOUT_TIME:
+        return question
+    beat = int(int(question.answer) / BEAT_S)
+    return dataclasses.replace(question, answer=str(int(positions[beat] * BEAT_S)))

@@ -20,7 +20,7 @@ from longtake.operators.training.batches import render_clips, tensorize
 from longtake.operators.training.built_in import BUILT_IN_COURSE
 from longtake.operators.training.course import PoolSpec, draw_questions
 from longtake.operators.training.losses import LossWeights
-from longtake.operators.training.pool import LongStage
+from longtake.operators.training.pool import LongDataset, LongStage
 from longtake.operators.training.real import SPEEDS, RealCourse, RealPool, many_voices
 from longtake.operators.training.run import Report
 from longtake.operators.training.snippet_stage import SnippetStage
@@ -159,6 +159,36 @@ def test_drawn_questions_cut_no_event_and_are_answered_from_the_arrangement(cour
         assert not (made.evidence_QT & ~made.span_QT).any()
         assert not (made.ids_QL == tokenizer.unknown).any()
     assert set(course.shares) < set(kinds)
+
+
+def test_seconds_are_those_that_snippets_stand_at(pool: RealPool) -> None:
+    course = RealCourse(material())
+    course.shares = {"when": 1}
+    tokenizer = ChatTokenizer.from_words(course.world.words(), digits=True)
+    stage = LongStage(videos=2, beats=(12, 30), questions=4, captions=0, spans=0.0, spread=0.5, reach=256)
+    data = LongDataset(pool, course, tokenizer, stage, 20, seed=5)
+    far = 0
+    for step in range(20):
+        batch = data[step]
+        assert batch.positions_T is None or batch.positions_T.max() < 256
+        positions = range(30) if batch.positions_T is None else batch.positions_T.tolist()
+        made = batch.questions
+        for ids, answer, evidence in zip(made.ids_QL, made.content_QL, made.evidence_QT, strict=True):
+            second = int(tokenizer.decode(ids[answer].tolist()))
+            assert second in [positions[beat] for beat in evidence.nonzero().flatten().tolist()]
+            far += second > 30
+    assert far > 20
+
+
+def test_what_came_after_is_proved_by_the_later_picture(course: RealCourse) -> None:
+    rng = random.Random(2)
+    tokenizer = ChatTokenizer.from_words(course.world.words(), digits=True)
+    asked = [course.world.ask(rng, script_of(seed, 8), "after") for seed in range(60)]
+    pairs = [question for question in asked if question is not None and len(question.moments) == 2]
+    assert len(pairs) > 10
+    for question, evidence in zip(pairs, tensorize(pairs, 8, tokenizer).evidence_QT, strict=True):
+        start, stop = question.moments[1]
+        assert evidence.nonzero().flatten().tolist() == list(range(int(start), int(stop - 1e-6) + 1))
 
 
 def test_a_pool_without_every_kind_of_event_is_refused(course: RealCourse) -> None:
