@@ -4,7 +4,7 @@ Two tracks use them: bounded memory, where all but a few tokens are given up, an
 what the stream did to the objects.
 
 Shapes: V videos, T snippets, m tokens a snippet, S slots in time, n tokens a slot, K = S * n memory tokens, D width,
-Q questions, L text tokens, B beats of the pool.
+Q questions, L text tokens, B beats of the pool, C cuts at which is told what is true, P parts of that.
 """
 
 from __future__ import annotations
@@ -46,13 +46,14 @@ class StreamVariant:
 class StreamBatch:
     """Videos, int64 beats [V, T], and questions asked after each of the `cuts` (how many snippets were read).
 
-    `states_VTP`, where there is something to say, describes what is true after each snippet, int64 [V, T, P].
+    `states_VCP`, where there is something to say, describes what is true after each of `told`, int64 [V, C, P].
     """
 
     chosen_VT: Tensor
     cuts: tuple[int, ...]
     questions: tuple[Questions, ...]
-    states_VTP: Tensor | None = None
+    told: tuple[int, ...] = ()
+    states_VCP: Tensor | None = None
 
 
 def stream_config(encoders: ModelConfig, tokens: int, latent_depth: int, name: str) -> ModelConfig:
@@ -159,14 +160,14 @@ class StreamModel(nn.Module):
         out_QLV: Tensor = logits_QLV
         return out_QLV
 
-    def state_loss(self, memories: Sequence[Tensor], states_VTP: Tensor) -> Tensor:
-        """Mean cross-entropy of what is true after each snippet, read off what was written last until then."""
+    def state_loss(self, memories: Sequence[Tensor], states_VCP: Tensor) -> Tensor:
+        """Mean cross-entropy of what is true after each cut, read off what was written last until then."""
         assert self.state is not None
-        logits_VTC = self.state(torch.stack([memory_VSnD[:, -1].flatten(1) for memory_VSnD in memories], dim=1))
+        logits_VCv = self.state(torch.stack([memory_VSnD[:, -1].flatten(1) for memory_VSnD in memories], dim=1))
         losses = [
-            F.cross_entropy(logits_VTc.flatten(0, 1).float(), truth_VT.flatten())
-            for logits_VTc, truth_VT in zip(
-                logits_VTC.split(self.state_parts, dim=-1), states_VTP.unbind(-1), strict=True
+            F.cross_entropy(part_VCv.flatten(0, 1).float(), truth_VC.flatten())
+            for part_VCv, truth_VC in zip(
+                logits_VCv.split(self.state_parts, dim=-1), states_VCP.unbind(-1), strict=True
             )
         ]
         return torch.stack(losses).mean()
@@ -191,14 +192,15 @@ def train_stream(
     for step, batch in enumerate(batches):
         tokens_VTmD = tokens_BmD[batch.chosen_VT.to(device)]
         losses, right, asked = [], 0, 0
-        told = batch.states_VTP is not None and model.state is not None
+        told = batch.told if model.state is not None else ()
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            cuts = range(1, tokens_VTmD.shape[1] + 1) if told else batch.cuts
-            memories = model.write(tokens_VTmD, cuts)
-            states = [model.state_loss(memories, batch.states_VTP.to(device))] if told else []  # type: ignore[union-attr]
+            cuts = sorted({*told, *batch.cuts})
+            written = dict(zip(cuts, model.write(tokens_VTmD, cuts), strict=True))
+            states = []
             if told:
-                memories = [memories[cut - 1] for cut in batch.cuts]
-            for memory_VSnD, questions in zip(memories, batch.questions, strict=True):
+                assert batch.states_VCP is not None
+                states = [model.state_loss([written[cut] for cut in told], batch.states_VCP.to(device))]
+            for memory_VSnD, questions in zip([written[cut] for cut in batch.cuts], batch.questions, strict=True):
                 ids_QL, on_QL = questions.ids_QL.to(device), questions.answer_QL[:, 1:].to(device)
                 logits_QLV = model.answer(memory_VSnD, ids_QL[:, :-1])
                 losses.append(F.cross_entropy(logits_QLV[on_QL].float(), ids_QL[:, 1:][on_QL]))

@@ -138,8 +138,13 @@ class TrackingTrack(StreamTrack):
                 for cut in cuts
             )
             chosen_VT = torch.tensor([game.order for game in games])
-            states_VTP = torch.tensor([game.told() for game in games])
-            yield StreamBatch(chosen_VT=chosen_VT, cuts=tuple(cuts), questions=questions, states_VTP=states_VTP)
+            yield StreamBatch(
+                chosen_VT=chosen_VT,
+                cuts=tuple(cuts),
+                questions=questions,
+                told=tuple(range(1, whole + 1)),
+                states_VCP=torch.tensor([game.told() for game in games]),
+            )
 
     def tests(self) -> Sequence[tuple[str, float | None, TestSet]]:
         pool = SwapPool(self.scripts("test"))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 
 from longtake.operators.ablation.combining import Describing
+from longtake.operators.ablation.memory_track import STATE_PARTS, MemoryBudget, MemoryTrack, states
 from longtake.operators.ablation.memory_track import VARIANTS as MEMORY
-from longtake.operators.ablation.memory_track import MemoryBudget, MemoryTrack
 from longtake.operators.ablation.questions import Batches
 from longtake.operators.ablation.stream import StreamModel, StreamVariant, stream_config
 from longtake.operators.ablation.swaps import PARTS
@@ -15,6 +17,10 @@ from longtake.operators.ablation.tracking_track import VARIANTS as TRACKING
 from longtake.operators.ablation.tracking_track import TrackingBudget, TrackingTrack
 from longtake.operators.ablation.tracks import Step
 from longtake.operators.presets import tiny
+from longtake.operators.training.built_in import BeatPool
+from longtake.operators.training.course import PoolSpec
+from longtake.operators.world.questions import Question, ask
+from longtake.operators.world.script import BEAT_S, COLOURS, SHAPES, SOUNDS
 
 CONFIG = stream_config(tiny(), 4, 1, "test")
 
@@ -126,12 +132,47 @@ def test_a_run_learns_and_scores_every_test(make, variant: str, tmp_path) -> Non
     assert len(steps) == count, "tokens are computed once"
 
 
+def test_what_a_memory_is_told_answers_every_question_that_is_asked() -> None:
+    pool = BeatPool(PoolSpec(videos=4, beats=64, seed=9))
+    rng = random.Random(0)
+    asked = set()
+    for script in [pool.script(pool.arrange(rng, 40)) for _ in range(4)]:
+        for cut, row in zip((1, 20, 40), states(script, (1, 20, 40)), strict=True):
+            assert all(0 <= value < values for value, values in zip(row, STATE_PARTS, strict=True))
+            for kind in ("needle", "bind", "first", "last", "count") * 20:
+                question = ask(rng, script, kind, (0.0, cut * BEAT_S))  # type: ignore[arg-type]
+                if question is not None:
+                    told = as_told(row, question)
+                    assert question.answer == told or question.answer in told.split(), (question, row)
+                    asked.add((kind, cut))
+    assert {kind for kind, cut in asked if cut == 40} == {"needle", "bind", "first", "last", "count"}
+
+
+def as_told(row: list[int], question: Question) -> str:
+    """What a row of `STATE_PARTS` says to a question."""
+    place = 0
+    if question.kind != "needle":
+        (name,) = set(SOUNDS) & set(question.text.split())
+        place = 2 + 5 * SOUNDS.index(name)
+        if question.kind == "count":
+            return str(row[place])
+        place += 3 if question.kind == "last" else 1
+    return f"{COLOURS[row[place] - 1]} {SHAPES[row[place + 1] - 1]}" if row[place] else "nothing"
+
+
+def test_memory_is_told_at_the_end_and_before_it(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    for batch in memory_track(tmp_path).batches(3):
+        assert batch.told[-1] == batch.chosen_VT.shape[1] == batch.cuts[0] and min(batch.told) >= 1
+        assert batch.states_VCP is not None
+        assert batch.states_VCP.shape == (4, len(batch.told), len(STATE_PARTS))
+
+
 def test_batches_of_a_seed_are_the_same_and_cut_within_the_video(tmp_path) -> None:  # type: ignore[no-untyped-def]
     track = tracking_track(tmp_path)
     first, again = list(track.batches(3)), list(track.batches(3))
     assert len(first) == 30 and set(PARTS) == {"colour", "shape", "place", "sound"}
     for one, other in zip(first, again, strict=True):
         assert torch.equal(one.chosen_VT, other.chosen_VT) and one.cuts == other.cuts
-        assert one.states_VTP is not None and one.states_VTP.shape[:2] == one.chosen_VT.shape
+        assert one.states_VCP is not None and one.states_VCP.shape[:2] == one.chosen_VT.shape
         assert one.cuts[-1] <= one.chosen_VT.shape[1] and min(one.cuts) >= 1 and len(one.questions) == len(one.cuts)
     assert not torch.equal(first[5].questions[0].ids_QL, next(iter(track.batches(4))).questions[0].ids_QL)
