@@ -28,7 +28,7 @@ BEATS = 64
 SHARES: tuple[tuple[Kind, int], ...] = (("needle", 3), ("bind", 4), ("first", 3), ("last", 3), ("count", 3))
 
 # What is told in training after some snippets of each video: what the flash came with, and of every sound how often it
-# was heard and what it came with first and last. Questions alone are too rare a hint of what to keep: without this,
+# was heard and what it came with first and last. Questions alone are too rare a hint of what to keep: without this
 # nobody with 32 tokens learned more than the flash in 2,500 steps.
 _SEEN = (DESCRIPTION["colour_heard"], DESCRIPTION["shape_heard"])
 STATE_PARTS = (*_SEEN, *(MAX_COUNT + 1, *_SEEN, *_SEEN) * len(SOUNDS))
@@ -54,7 +54,12 @@ VARIANTS: tuple[StreamVariant, ...] = (
 @dataclass(frozen=True, kw_only=True)
 class MemoryBudget:
     """How much a run trains and is asked; `per_kind` questions of each kind about each of `test_videos` of each of
-    `lengths`. What is true is told at the end of each training video and at `told` - 1 places before it."""
+    `lengths`.
+
+    What is true is told at the end of each training video and at `told` - 1 places before it. In a share of `spread` of
+    the steps the snippets stand at random numbers up to the longest test's, so that none of these is new (as in the
+    training of `small`).
+    """
 
     describing: Describing
     batches: Batches
@@ -63,13 +68,14 @@ class MemoryBudget:
     test_videos: int
     per_kind: int
     told: int = 8
+    spread: float = 0.5
     lengths: tuple[int, ...] = (64, 128, 256, 512)
     rate: float = 2e-3
 
 
 def quick_budget() -> MemoryBudget:
     """Six variants and one seed in 60 minutes on two cores."""
-    batches = Batches(steps=2500, videos=8, beats=(1, BEATS), questions=12, captions=0, spans=0.0, shares=SHARES)
+    batches = Batches(steps=4000, videos=8, beats=(1, BEATS), questions=12, captions=0, spans=0.0, shares=SHARES)
     return MemoryBudget(
         describing=Describing(steps=300), batches=batches, train_videos=150, pool_videos=40, test_videos=24, per_kind=4
     )
@@ -125,9 +131,16 @@ class MemoryTrack(StreamTrack):
             snippets = chosen_VT.shape[1]
             rng = random.Random(f"memory {seed} {step}")
             told = tuple(sorted({snippets, *(rng.randint(1, snippets) for _ in range(self.spent.told - 1))}))
-            states_VCP = torch.tensor([states(pool.script(order), told) for order in chosen_VT.tolist()])
+            positions_T = None
+            if rng.random() < self.spent.spread:
+                positions_T = torch.tensor(sorted(rng.sample(range(max(self.spent.lengths)), snippets)))
             yield StreamBatch(
-                chosen_VT=chosen_VT, cuts=(snippets,), questions=(questions,), told=told, states_VCP=states_VCP
+                chosen_VT=chosen_VT,
+                cuts=(snippets,),
+                questions=(questions,),
+                told=told,
+                states_VCP=torch.tensor([states(pool.script(order), told) for order in chosen_VT.tolist()]),
+                positions_T=positions_T,
             )
 
     def tests(self) -> Sequence[tuple[str, float | None, TestSet]]:

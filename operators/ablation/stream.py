@@ -47,6 +47,7 @@ class StreamBatch:
     """Videos, int64 beats [V, T], and questions asked after each of the `cuts` (how many snippets were read).
 
     `states_VCP`, where there is something to say, describes what is true after each of `told`, int64 [V, C, P].
+    `positions_T` are the snippets' numbers, int64; None says 0, 1, 2, ...
     """
 
     chosen_VT: Tensor
@@ -54,6 +55,7 @@ class StreamBatch:
     questions: tuple[Questions, ...]
     told: tuple[int, ...] = ()
     states_VCP: Tensor | None = None
+    positions_T: Tensor | None = None
 
 
 def stream_config(encoders: ModelConfig, tokens: int, latent_depth: int, name: str) -> ModelConfig:
@@ -112,16 +114,19 @@ class StreamModel(nn.Module):
         told = bool(state_parts) and variant.writer != "none"
         self.state = nn.Linear(last * width, sum(state_parts)) if told else None
 
-    def write(self, tokens_VTmD: Tensor, cuts: Sequence[int]) -> list[Tensor]:
-        """What the decoder may read after each of `cuts` snippets, [V, S, n, D] each."""
+    def write(self, tokens_VTmD: Tensor, cuts: Sequence[int], positions_T: Tensor | None = None) -> list[Tensor]:
+        """What the decoder may read after each of `cuts` snippets, [V, S, n, D] each.
+
+        `positions_T` are the snippets' numbers where they do not simply follow (in training).
+        """
         if self.unit is not None:
-            return self._write_turing(tokens_VTmD, cuts)
+            return self._write_turing(tokens_VTmD, cuts, positions_T)
         if self.latent_model is None:
             # One slot, hidden by `answer`: nothing of the video is read.
             return [torch.zeros_like(tokens_VTmD[:, :1]) for _ in cuts]
         writer = self.variant.writer
         if writer in ("latents", "latent_last", "tokens"):
-            latents_VTmD = self.latent_model(tokens_VTmD)
+            latents_VTmD = self.latent_model(tokens_VTmD, positions_T=positions_T)
             first = [cut - self.slots if writer == "latent_last" else 0 for cut in cuts]
             return [latents_VTmD[:, max(0, start) : cut] for start, cut in zip(first, cuts, strict=True)]
         return [self.latent_model(self._kept(tokens_VTmD[:, :cut])) for cut in cuts]
@@ -140,11 +145,13 @@ class StreamModel(nn.Module):
         weights_ST = weights_ST / weights_ST.sum(1, keepdim=True)
         return torch.einsum("st,vtmd->vsmd", weights_ST, tokens_VTmD)
 
-    def _write_turing(self, tokens_VTmD: Tensor, cuts: Sequence[int]) -> list[Tensor]:
+    def _write_turing(self, tokens_VTmD: Tensor, cuts: Sequence[int], positions_T: Tensor | None) -> list[Tensor]:
         assert self.unit is not None
         videos, snippets = tokens_VTmD.shape[:2]
-        start_T = torch.arange(snippets, dtype=torch.float32, device=tokens_VTmD.device)
-        stamped_VTmD = tokens_VTmD + sinusoid(start_T, self.config.width, LONGEST_S)[:, None].to(tokens_VTmD.dtype)
+        if positions_T is None:
+            positions_T = torch.arange(snippets, device=tokens_VTmD.device)
+        stamp_TD = sinusoid(positions_T.float(), self.config.width, LONGEST_S)
+        stamped_VTmD = tokens_VTmD + stamp_TD[:, None].to(tokens_VTmD.dtype)
         memory_VKD = self.initial_KD.float().expand(videos, -1, -1)
         found: dict[int, Tensor] = {}
         for snippet in range(max(cuts)):
@@ -152,10 +159,17 @@ class StreamModel(nn.Module):
             found[snippet + 1] = memory_VKD
         return [found[cut][:, None] for cut in cuts]
 
-    def answer(self, memory_VSnD: Tensor, ids_QL: Tensor) -> Tensor:
-        """Next-token logits [Q, L, vocabulary] of questions, the same number for each video, video-major."""
+    def answer(self, memory_VSnD: Tensor, ids_QL: Tensor, positions_T: Tensor | None = None) -> Tensor:
+        """Next-token logits [Q, L, vocabulary] of questions, the same number for each video, video-major.
+
+        `positions_T` are the numbers that `write` was given; what a memory keeps is numbered by its slots.
+        """
         seen_VS = torch.ones(memory_VSnD.shape[:2], dtype=torch.bool, device=memory_VSnD.device)
-        context = self.text_decoder.context(memory_VSnD, seen_VS & (self.variant.writer != "none"))
+        if self.variant.writer not in ("latents", "tokens"):
+            positions_T = None
+        elif positions_T is not None:
+            positions_T = positions_T[: memory_VSnD.shape[1]]
+        context = self.text_decoder.context(memory_VSnD, seen_VS & (self.variant.writer != "none"), positions_T)
         logits_QLV, _ = self.text_decoder(ids_QL, context)
         out_QLV: Tensor = logits_QLV
         return out_QLV
@@ -193,16 +207,17 @@ def train_stream(
         tokens_VTmD = tokens_BmD[batch.chosen_VT.to(device)]
         losses, right, asked = [], 0, 0
         told = batch.told if model.state is not None else ()
+        positions_T = None if batch.positions_T is None else batch.positions_T.to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16):
             cuts = sorted({*told, *batch.cuts})
-            written = dict(zip(cuts, model.write(tokens_VTmD, cuts), strict=True))
+            written = dict(zip(cuts, model.write(tokens_VTmD, cuts, positions_T), strict=True))
             states = []
             if told:
                 assert batch.states_VCP is not None
                 states = [model.state_loss([written[cut] for cut in told], batch.states_VCP.to(device))]
             for memory_VSnD, questions in zip([written[cut] for cut in batch.cuts], batch.questions, strict=True):
                 ids_QL, on_QL = questions.ids_QL.to(device), questions.answer_QL[:, 1:].to(device)
-                logits_QLV = model.answer(memory_VSnD, ids_QL[:, :-1])
+                logits_QLV = model.answer(memory_VSnD, ids_QL[:, :-1], positions_T)
                 losses.append(F.cross_entropy(logits_QLV[on_QL].float(), ids_QL[:, 1:][on_QL]))
                 right += int(((logits_QLV.argmax(-1) == ids_QL[:, 1:]) | ~on_QL).all(-1).sum())
                 asked += len(ids_QL)

@@ -82,6 +82,24 @@ def test_a_cut_reads_nothing_that_comes_later(writer: str) -> None:
     assert not torch.allclose(whole, changed)
 
 
+@pytest.mark.parametrize("variant", [*MEMORY[:6], *TRACKING], ids=lambda variant: variant.name)
+def test_snippets_stand_at_the_numbers_given(variant: StreamVariant) -> None:
+    one = model(variant)
+    tokens_VTmD = torch.randn(1, 12, 4, 96)
+    ids_QL = torch.arange(8)[None]
+
+    def answered(positions_T: torch.Tensor | None) -> torch.Tensor:
+        return one.answer(one.write(tokens_VTmD, [12], positions_T)[0], ids_QL, positions_T)
+
+    with torch.inference_mode():
+        plain = answered(None)
+        torch.testing.assert_close(answered(torch.arange(12)), plain)
+        # What a fixed rule keeps is numbered by its place among what is kept.
+        assert torch.equal(answered(torch.arange(12) * 7), plain) == (
+            variant.writer in ("fifo", "uniform", "mean", "none")
+        )
+
+
 def test_a_memory_of_broken_snippets_is_refused() -> None:
     with pytest.raises(ValueError, match="18 memory tokens are not whole snippets of 4"):
         model(StreamVariant(name="one", says="", writer="fifo", memory=18))
@@ -161,10 +179,16 @@ def as_told(row: list[int], question: Question) -> str:
 
 
 def test_memory_is_told_at_the_end_and_before_it(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    spread = 0
     for batch in memory_track(tmp_path).batches(3):
         assert batch.told[-1] == batch.chosen_VT.shape[1] == batch.cuts[0] and min(batch.told) >= 1
         assert batch.states_VCP is not None
         assert batch.states_VCP.shape == (4, len(batch.told), len(STATE_PARTS))
+        if batch.positions_T is not None:
+            spread += 1
+            assert len(batch.positions_T) == batch.told[-1] and bool((batch.positions_T.diff() > 0).all())
+            assert int(batch.positions_T[0]) >= 0 and int(batch.positions_T[-1]) < 16, "the longest test's numbers"
+    assert 5 <= spread <= 25
 
 
 def test_batches_of_a_seed_are_the_same_and_cut_within_the_video(tmp_path) -> None:  # type: ignore[no-untyped-def]
