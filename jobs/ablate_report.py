@@ -26,8 +26,10 @@ ABOUT = {
     ),
     "memory": (
         "All variants read the same tokens: one transformer combiner of 4 tokens a snippet, trained to describe single"
-        " snippets and frozen. Each trained its own writer and text decoder, on the text loss alone, at 1 to 64"
-        " snippets; 128 to 512 are lengths that none was trained on.",
+        " snippets and frozen. Each trained its own writer and text decoder at 1 to 64 snippets, and in training was"
+        " told, at a video's end and at up to seven places before it, everything that could be asked about so far.",
+        "128 to 512 snippets are lengths that none was trained on; the numbers of such snippets were met in training,"
+        " in videos of at most 64.",
         "Videos are arrangements of beats from a seed that no training saw; however long, they hold at most 24"
         " soundings and one flash, so 16 tokens could hold what is asked about.",
         "Uniform and mean pooling must know the video's length beforehand; the others write as the video goes on.",
