@@ -55,7 +55,7 @@ def tiny() -> ModelConfig:
 def small() -> ModelConfig:
     """The second shipped size, for real pictures and voices: 8 pictures of 64 x 80 and 64 mel frames a snippet.
 
-    About 3.8 M parameters, 4 tokens of width 128 a snippet. Trains in about an hour and a half on two cores.
+    About 3.8 M parameters, 4 tokens of width 128 a snippet. Trains in about two hours and a half on two cores.
     """
     return ModelConfig(
         name="small",
