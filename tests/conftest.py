@@ -33,6 +33,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group("processes" if folder in OF_PROCESSES else "others"))
 
 
+@pytest.fixture(autouse=True)
+def same_numbers() -> None:
+    """A test draws the same random numbers whatever ran before it in its process.
+
+    Rules that compare two rounding errors hold for nearly every draw, not for all: kernels are on average twice as exact
+    as plain PyTorch in the same dtype, and one draw in some hundred finds PyTorch lucky.
+    """
+    import torch
+
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def media() -> Path:
     """The folder of real videos that lies beside the repository."""

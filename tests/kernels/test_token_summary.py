@@ -235,16 +235,20 @@ def test_strides_and_shared_batches_are_taken_as_they_are(mix: str) -> None:
 
     wide = inputs.double()
     wide_shared = shared.detach().double().requires_grad_()
-    leaves, wide_leaves = [long, shared], [wide.sources[0], wide_shared]
-    outs = [
-        ours(given(long, shared, inputs.parameters)),
-        plain(given(long, shared, inputs.parameters)),
-        plain(given(wide.sources[0], wide_shared, wide.parameters)),
+    all_given = [
+        given(long, shared, inputs.parameters),
+        given(long, shared, inputs.parameters),
+        given(wide.sources[0], wide_shared, wide.parameters),
     ]
+    outs = [call(one) for call, one in zip((ours, plain, plain), all_given, strict=True)]
     assert_as_exact_as_torch(*(out.detach() for out in outs))
-    found = [gradients(out, one) for out, one in zip(outs, (leaves, leaves, wide_leaves), strict=True)]
+    # Each row's gradient of the shared memory is the op's; their sum, in the memory's dtype, is PyTorch's.
+    leaves = [[one.sources[0], source] for one, source in zip(all_given, (long, long, wide.sources[0]), strict=True)]
+    found = [gradients(out, one) for out, one in zip(outs, leaves, strict=True)]
     for each in zip(*found, strict=True):
         assert_as_exact_as_torch(*each)
+    rows, total = gradients(ours(all_given[0]), [all_given[0].sources[0], shared])
+    assert torch.equal(total, rows.sum(0))
 
 
 def test_how_tokens_are_divided_into_sources_does_not_matter() -> None:
