@@ -198,7 +198,12 @@ class TextDecoder(nn.Module):
         )
 
     def forward(
-        self, ids_BL: Tensor, context: Context, past: list[list[Tensor]] | None = None, want_weights: bool = False
+        self,
+        ids_BL: Tensor,
+        context: Context,
+        past: list[list[Tensor]] | None = None,
+        want_weights: bool = False,
+        at_BL: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Next-token logits.
 
@@ -207,8 +212,11 @@ class TextDecoder(nn.Module):
             context: of V videos, B a multiple of V.
             past: one list a layer, empty at first: the keys and values of earlier text.
             want_weights: also return the evidence, the last layer's attention averaged over the evidence heads.
+            at_BL: bool, the S positions whose logits are wanted: in training the answers', a fifth of the text. What
+                follows the last layer's self-attention is not computed of the others. None wants all.
         Returns:
-            logits [B, L, V] and, where wanted, float32 weights [B, L, 1 + N], "nowhere" first.
+            logits [B, L, V] and, where wanted, float32 weights [B, L, 1 + N], "nowhere" first; with `at_BL` [S, V] and
+            [S, 1 + N], in the order of the positions.
         Raises:
             ValueError: the text is longer than the config's context.
         """
@@ -220,24 +228,47 @@ class TextDecoder(nn.Module):
         positions = torch.arange(before, before + length, device=ids_BL.device)
         rotary = rotary_angles(positions, head_width, self.config.rope_theta)
         x = self.embedding(ids_BL)
-        weights = None
+        bias, weights, there_VS = context.bias, None, None
         for number, layer in enumerate(self._text_layers()):
             x = x + layer.self_attention(layer.norm_self(x), rotary, past[number] if past is not None else None)
             last = number == len(self.layers) - 1
+            if last and at_BL is not None:
+                x, bias, there_VS = picked(x, bias, at_BL, len(context.keys_VHNE[number]))
             cross, weights = layer.cross_attention(
                 layer.norm_cross(x),
                 context.keys_VHNE[number],
                 context.values_VHNE[number],
-                context.bias,
+                bias,
                 want_weights and last,
             )
             x = x + cross
             x = x + layer.mlp(layer.norm_mlp(x))
         evidence = weights[:, : self.evidence_heads].mean(dim=1) if weights is not None else None
+        if there_VS is not None:
+            x, evidence = x[there_VS], evidence[there_VS] if evidence is not None else None
         return self.head(self.norm(x)), evidence
 
     def _text_layers(self) -> list[TextLayer]:
         return [cast(TextLayer, layer) for layer in self.layers]
+
+
+def picked(x_BLD: Tensor, bias: Tensor, at_BL: Tensor, videos: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Some positions of B = V * G sequences, those of a video in one row, filled up to the longest row's S.
+
+    Returns:
+        the positions [V, S, D], their bias (a row each, [V, 1, S, 1 + N], where sequences have their own), and which of
+        them are no filling, bool [V, S].
+    """
+    at_VM = at_BL.reshape(videos, -1)
+    longest = int(at_VM.sum(1).max())
+    # A stable sort keeps the positions' order.
+    place_VS = at_VM.int().argsort(dim=1, descending=True, stable=True)[:, :longest]
+    x_VSD = x_BLD.reshape(videos, -1, x_BLD.shape[-1]).gather(1, place_VS[..., None].expand(-1, -1, x_BLD.shape[-1]))
+    if len(bias) != videos:
+        per_video = bias.view(videos, -1, bias.shape[-1])
+        sequence_VS = place_VS // at_BL.shape[1]
+        bias = per_video.gather(1, sequence_VS[..., None].expand(-1, -1, bias.shape[-1]))[:, None]
+    return x_VSD, bias, at_VM.gather(1, place_VS)
 
 
 def span_bias(span_mask_BT: Tensor, tokens: int) -> Tensor:

@@ -37,8 +37,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def same_numbers() -> None:
     """A test draws the same random numbers whatever ran before it in its process.
 
-    Rules that compare two rounding errors hold for nearly every draw, not for all: kernels are on average twice as exact
-    as plain PyTorch in the same dtype, and one draw in some hundred finds PyTorch lucky.
+    Rules that compare two rounding errors hold for nearly every draw, not for all: kernels are on average twice as
+    exact as plain PyTorch in the same dtype, and one draw in some hundred finds PyTorch lucky.
     """
     import torch
 

@@ -6,7 +6,7 @@ Shapes: V videos, T snippets, m tokens, D width, Q questions, L text tokens.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,8 +35,7 @@ from longtake.operators.config import (
 )
 from longtake.operators.model import LongTakeModel
 from longtake.operators.training.batches import Questions, tensorize
-from longtake.operators.training.built_in import BeatPool
-from longtake.operators.training.losses import LossWeights, question_losses
+from longtake.operators.training.losses import LossWeights, question_losses, rightly_answered
 
 # recent and uniform snippets: one snippet in so many is kept, with so many times the tokens each.
 PART = 4
@@ -143,14 +142,15 @@ class CoverageModel:
 
     def train(
         self,
-        pool: BeatPool,
+        batches: Iterable[tuple[Tensor, Questions]],
         features: BeatFeatures,
         truth_BP: Tensor,
         plan: Plan,
         seed: int,
         on_step: Callable[[str, int, int, float, float], None],
     ) -> None:
-        """Both stages; `on_step` is told the stage, the step and how many, the loss and the share of right answers.
+        """Both stages, the second on `batches` as `Batches.draw` gives them; `on_step` is told the stage, the step and
+        how many, the loss and the share of right answers.
 
         Raises:
             ValueError: the loss is not finite.
@@ -171,8 +171,7 @@ class CoverageModel:
         optimizer = optimizer_of(torch.nn.ModuleList([model.latent_model, model.text_decoder]))
         generator = torch.Generator()
         steps = plan.batches.steps
-        for step in range(steps):
-            chosen_VT, questions = plan.batches.draw(pool, self.tokenizer, seed, step)
+        for step, (chosen_VT, questions) in enumerate(batches):
             generator.manual_seed(seed * 1_000_003 + step)
             keep_VT = torch.rand(chosen_VT.shape, generator=generator) < KEEP
             tokens_VTmD = source.of(chosen_VT, generator)
@@ -209,11 +208,11 @@ class CoverageModel:
                 latents_VTmD = self.model.latent_model(tokens_VTmD)
                 span_VT = torch.ones(latents_VTmD.shape[:2], dtype=torch.bool, device=self.device)
                 context = self.model.text_decoder.context(latents_VTmD, span_VT)
-                logits_QLV, _ = self.model.text_decoder(
-                    asked.ids_QL[:, :-1], context.with_span(asked.span_QT, latents_VTmD.shape[2])
+                on_QL = asked.answer_QL[:, 1:]
+                logits_SV, _ = self.model.text_decoder(
+                    asked.ids_QL[:, :-1], context.with_span(asked.span_QT, latents_VTmD.shape[2]), at_BL=on_QL
                 )
-            right_QL = (logits_QLV.argmax(-1) == asked.ids_QL[:, 1:]) | ~asked.answer_QL[:, 1:]
-            found.append(right_QL.all(-1).cpu())
+            found.append(rightly_answered(logits_SV, asked.ids_QL[:, 1:], on_QL).cpu())
         return torch.cat(found)
 
     def _given(self, questions: Questions, kept_T: Tensor) -> Questions:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from longtake.operators.ablation.combining import Describing
 from longtake.operators.ablation.coverage import QUICK, VARIANTS, CoverageModel, Plan
+from longtake.operators.ablation.drawn import Drawn
 from longtake.operators.ablation.features import BeatFeatures, delayed, encoded
 from longtake.operators.ablation.questions import Batches, TestSet, needle_set, question_set
 from longtake.operators.ablation.results import Row, RunResult, count_right, majority_rows
@@ -138,7 +139,7 @@ class CoverageTrack:
             last.append(exact)
             report(Step(variant=variant, seed=seed, stage=stage, step=step, steps=steps, loss=loss, exact=exact))
 
-        model.train(shared.train_pool, shared.train, shared.truth_BP, self.budget.plan, seed, on_step)
+        model.train(shared.batches.of(seed), shared.train, shared.truth_BP, self.budget.plan, seed, on_step)
         tests: list[tuple[str, float | None, TestSet, BeatFeatures]]
         tests = [("world", None, test, shared.plain) for test in shared.world]
         if variant == "full":
@@ -174,8 +175,12 @@ class _Shared:
     ) -> None:
         budget = track.budget
         self.train, self.plain, self.late = train, plain, list(late.items())
-        self.train_pool, pool = BeatPool(track.train_spec), BeatPool(track.test_spec)
-        self.truth_BP: Tensor = torch.cat([describe(beat) for beat in self.train_pool.beats])
+        train_pool, pool = BeatPool(track.train_spec), BeatPool(track.test_spec)
+        self.truth_BP: Tensor = torch.cat([describe(beat) for beat in train_pool.beats])
+        batches, tokenizer = budget.plan.batches, track.loaded.tokenizer
+        self.batches = Drawn(
+            lambda seed: (batches.draw(train_pool, tokenizer, seed, step) for step in range(batches.steps))
+        )
         self.world = world_sets(pool, budget)
         self.grid: list[tuple[float, TestSet]] = [
             (depth, needle_set("depth", pool, snippets, depth, budget.needles, snippets))

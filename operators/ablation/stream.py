@@ -4,13 +4,14 @@ Two tracks use them: bounded memory, where all but a few tokens are given up, an
 what the stream did to the objects.
 
 Shapes: V videos, T snippets, m tokens a snippet, S slots in time, n tokens a slot, K = S * n memory tokens, D width,
-Q questions, L text tokens, B beats of the pool, C cuts at which is told what is true, P parts of that.
+Q questions, L text tokens, A of them of answers, B beats of the pool, C cuts at which is told what is true, P parts of
+that.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,6 +28,7 @@ from longtake.operators.latent import LatentModel
 from longtake.operators.layers import sinusoid
 from longtake.operators.text import TextDecoder
 from longtake.operators.training.batches import Questions, tensorize
+from longtake.operators.training.losses import rightly_answered
 
 # latent_last: the last latents; latents: every one; tokens: the combiner's, of every snippet; none: the question alone.
 Writer = Literal["ttm", "fifo", "uniform", "mean", "latent_last", "latents", "tokens", "none"]
@@ -129,7 +131,16 @@ class StreamModel(nn.Module):
             latents_VTmD = self.latent_model(tokens_VTmD, positions_T=positions_T)
             first = [cut - self.slots if writer == "latent_last" else 0 for cut in cuts]
             return [latents_VTmD[:, max(0, start) : cut] for start, cut in zip(first, cuts, strict=True)]
-        return [self.latent_model(self._kept(tokens_VTmD[:, :cut])) for cut in cuts]
+        return self._latents([self._kept(tokens_VTmD[:, :cut]) for cut in cuts])
+
+    def _latents(self, kept: Sequence[Tensor]) -> list[Tensor]:
+        """The latents of several memories [V, S, m, D]: those of as many slots go through the latent model as one."""
+        assert self.latent_model is not None
+        found: dict[int, Iterator[Tensor]] = {}
+        for slots in {memory_VSmD.shape[1] for memory_VSmD in kept}:
+            alike = [memory_VSmD for memory_VSmD in kept if memory_VSmD.shape[1] == slots]
+            found[slots] = iter(self.latent_model(torch.cat(alike)).chunk(len(alike)))
+        return [next(found[memory_VSmD.shape[1]]) for memory_VSmD in kept]
 
     def _kept(self, tokens_VTmD: Tensor) -> Tensor:
         """The memory's share of a stream by a fixed rule, [V, S, m, D]."""
@@ -159,10 +170,11 @@ class StreamModel(nn.Module):
             found[snippet + 1] = memory_VKD
         return [found[cut][:, None] for cut in cuts]
 
-    def answer(self, memory_VSnD: Tensor, ids_QL: Tensor, positions_T: Tensor | None = None) -> Tensor:
-        """Next-token logits [Q, L, vocabulary] of questions, the same number for each video, video-major.
+    def answer(self, memory_VSnD: Tensor, ids_QL: Tensor, on_QL: Tensor, positions_T: Tensor | None = None) -> Tensor:
+        """Next-token logits [A, vocabulary] of questions, the same number for each video, video-major.
 
-        `positions_T` are the numbers that `write` was given; what a memory keeps is numbered by its slots.
+        They are those of the A tokens that are True in `on_QL`, in their order. `positions_T` are the numbers that
+        `write` was given; what a memory keeps is numbered by its slots.
         """
         seen_VS = torch.ones(memory_VSnD.shape[:2], dtype=torch.bool, device=memory_VSnD.device)
         if self.variant.writer not in ("latents", "tokens"):
@@ -170,9 +182,9 @@ class StreamModel(nn.Module):
         elif positions_T is not None:
             positions_T = positions_T[: memory_VSnD.shape[1]]
         context = self.text_decoder.context(memory_VSnD, seen_VS & (self.variant.writer != "none"), positions_T)
-        logits_QLV, _ = self.text_decoder(ids_QL, context)
-        out_QLV: Tensor = logits_QLV
-        return out_QLV
+        logits_AV, _ = self.text_decoder(ids_QL, context, at_BL=on_QL)
+        out_AV: Tensor = logits_AV
+        return out_AV
 
     def state_loss(self, memories: Sequence[Tensor], states_VCP: Tensor) -> Tensor:
         """Mean cross-entropy of what is true after each cut, read off what was written last until then."""
@@ -217,9 +229,9 @@ def train_stream(
                 states = [model.state_loss([written[cut] for cut in told], batch.states_VCP.to(device))]
             for memory_VSnD, questions in zip([written[cut] for cut in batch.cuts], batch.questions, strict=True):
                 ids_QL, on_QL = questions.ids_QL.to(device), questions.answer_QL[:, 1:].to(device)
-                logits_QLV = model.answer(memory_VSnD, ids_QL[:, :-1], positions_T)
-                losses.append(F.cross_entropy(logits_QLV[on_QL].float(), ids_QL[:, 1:][on_QL]))
-                right += int(((logits_QLV.argmax(-1) == ids_QL[:, 1:]) | ~on_QL).all(-1).sum())
+                logits_AV = model.answer(memory_VSnD, ids_QL[:, :-1], on_QL, positions_T)
+                losses.append(F.cross_entropy(logits_AV.float(), ids_QL[:, 1:][on_QL]))
+                right += int(rightly_answered(logits_AV, ids_QL[:, 1:], on_QL).sum())
                 asked += len(ids_QL)
         loss = torch.stack(losses).mean()
         update(optimizer, sum(states, start=loss), rate_at(step, steps, min(100, steps // 10 + 1), rate))
@@ -237,6 +249,6 @@ def stream_right(model: StreamModel, tokens_BmD: Tensor, test: TestSet, tokenize
         ids_QL, on_QL = asked.ids_QL.to(device), asked.answer_QL[:, 1:].to(device)
         with torch.inference_mode():
             (memory_VSnD,) = model.write(tokens_BmD[part.chosen_VT.to(device)], [test.snippets])
-            logits_QLV = model.answer(memory_VSnD, ids_QL[:, :-1])
-        found.append(((logits_QLV.argmax(-1) == ids_QL[:, 1:]) | ~on_QL).all(-1).cpu())
+            logits_AV = model.answer(memory_VSnD, ids_QL[:, :-1], on_QL)
+        found.append(rightly_answered(logits_AV, ids_QL[:, 1:], on_QL).cpu())
     return torch.cat(found)

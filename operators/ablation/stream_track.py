@@ -9,7 +9,7 @@ import hashlib
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from longtake.operators import combiners
 from longtake.operators.ablation.combining import Describing, TokenSource, train_combiner
+from longtake.operators.ablation.drawn import Drawn
 from longtake.operators.ablation.features import encoded
 from longtake.operators.ablation.questions import TestSet
 from longtake.operators.ablation.results import Row, RunResult, count_right, majority_rows
@@ -57,10 +58,11 @@ class StreamTrack(ABC):
         self.loaded: LoadedModel = load_model("tiny")
         self.config = stream_config(self.loaded.config, TOKENS, self.latent_depth, type(self).__name__)
         self._tokens: dict[str, Tensor] | None = None
+        self._drawn: Drawn[StreamBatch] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # A process of its own reads the tokens again instead of being sent them.
-        return {**self.__dict__, "_tokens": None}
+        # A process of its own reads the tokens and draws the batches again instead of being sent them.
+        return {**self.__dict__, "_tokens": None, "_drawn": None}
 
     @property
     def variants(self) -> dict[str, str]:
@@ -92,7 +94,7 @@ class StreamTrack(ABC):
         """The descriptions of the training pool's beats, int64 [B, P]."""
 
     @abstractmethod
-    def batches(self, seed: int) -> Iterable[StreamBatch]:
+    def batches(self, seed: int) -> Iterator[StreamBatch]:
         """The training batches of a seed, as many as there are steps."""
 
     @abstractmethod
@@ -109,6 +111,7 @@ class StreamTrack(ABC):
         if not path.is_file():
             self._write(path, report)
         self._tokens = {name: value.to(self.device) for name, value in load_file(path).items()}
+        self._drawn = Drawn(self.batches)
 
     def _write(self, path: Path, report: Report) -> None:
         found = {}
@@ -153,7 +156,7 @@ class StreamTrack(ABC):
 
     def run(self, variant: str, seed: int, report: Report) -> RunResult:
         """Train one variant and score it."""
-        assert self._tokens is not None, "prepare first"
+        assert self._tokens is not None and self._drawn is not None, "prepare first"
         chosen = next(one for one in self.all_variants if one.name == variant)
         began, cpu = time.monotonic(), time.process_time()
         torch.manual_seed(seed)
@@ -166,7 +169,7 @@ class StreamTrack(ABC):
                 Step(variant=variant, seed=seed, stage="questions", step=step, steps=self.steps, loss=loss, exact=exact)
             )
 
-        train_stream(model, self._tokens["training"], self.batches(seed), self.steps, self.rate, on_step)
+        train_stream(model, self._tokens["training"], self._drawn.of(seed), self.steps, self.rate, on_step)
         model.eval()
         rows: list[Row] = []
         tests = self.tests()

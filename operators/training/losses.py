@@ -1,6 +1,6 @@
 """The training losses (Mirasol3B, section 3.5), and evidence.
 
-Shapes: V videos, T snippets, m tokens, N = T * m, Q questions, L text tokens, D width.
+Shapes: V videos, T snippets, m tokens, N = T * m, Q questions, L text tokens, S of them of answers, D width.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ def question_losses(
     context = decoder.context(latents_VTmD, span_VT, positions_T)
     tokens = latents_VTmD.shape[2]
     context = context.with_span(questions.span_QT, tokens)
-    logits_QLV, evidence_QLN = decoder(questions.ids_QL[:, :-1], context, want_weights=True)
-    assert evidence_QLN is not None
     target_QL, on_QL = questions.ids_QL[:, 1:], questions.answer_QL[:, 1:]
-    text = F.cross_entropy(logits_QLV[on_QL].float(), target_QL[on_QL])
-    right_Q = ((logits_QLV.argmax(-1) == target_QL) | ~on_QL).all(-1)
+    logits_SV, evidence_SN = decoder(questions.ids_QL[:, :-1], context, want_weights=True, at_BL=on_QL)
+    assert evidence_SN is not None
+    text = F.cross_entropy(logits_SV.float(), target_QL[on_QL])
+    right_Q = rightly_answered(logits_SV, target_QL, on_QL)
     right_Q = right_Q if asked_Q is None else right_Q[asked_Q]
-    evidence = _evidence_loss(evidence_QLN, questions, tokens)
+    evidence = _evidence_loss(evidence_SN, questions, tokens)
     total = weights.text * text + weights.evidence * evidence
     parts = {"text": text.item(), "evidence": evidence.item(), "exact": right_Q.float().mean().item()}
     if recall is not None and weights.recall:
@@ -113,17 +113,31 @@ def _with_next(
     return Losses(total=total, parts=parts)
 
 
-def _evidence_loss(evidence_QLN: Tensor, questions: Questions, tokens: int) -> Tensor:
-    """Minus the log of the attention on the snippets that prove the answer, or on "nowhere" where none does."""
+def rightly_answered(logits_SV: Tensor, target_QL: Tensor, on_QL: Tensor) -> Tensor:
+    """Which questions have the likeliest token at every token of their answers, as greedy decoding would: bool [Q].
+
+    `logits_SV` are those of the S tokens that are True in `on_QL`, in their order.
+    """
+    right_QL = torch.ones_like(on_QL)
+    right_QL[on_QL] = logits_SV.argmax(-1) == target_QL[on_QL]
+    return right_QL.all(-1)
+
+
+def _evidence_loss(evidence_SN: Tensor, questions: Questions, tokens: int) -> Tensor:
+    """Minus the log of the attention on the snippets that prove the answer, or on "nowhere" where none does.
+
+    `evidence_SN` is that of the answers' S tokens, in the order of `questions.answer_QL[:, 1:]`.
+    """
     wanted_QT = questions.evidence_QT & questions.span_QT
     nowhere_Q1 = ~wanted_QT.any(-1, keepdim=True)
     wanted_QN = torch.cat([nowhere_Q1, wanted_QT.repeat_interleave(tokens, dim=1)], dim=1)
-    mass_QL = (evidence_QLN * wanted_QN[:, None]).sum(-1)
-    on_QL = questions.content_QL[:, 1:]
-    if not bool(on_QL.any()):
+    question_S = questions.answer_QL[:, 1:].nonzero()[:, 0]
+    mass_S = (evidence_SN * wanted_QN[question_S]).sum(-1)
+    on_S = questions.content_QL[:, 1:][questions.answer_QL[:, 1:]]
+    if not bool(on_S.any()):
         # No question's evidence is known.
-        return mass_QL.new_zeros(())
-    return -(mass_QL[on_QL] + 1e-6).log().mean()
+        return mass_S.new_zeros(())
+    return -(mass_S[on_S] + 1e-6).log().mean()
 
 
 def next_token_loss(

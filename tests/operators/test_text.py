@@ -118,6 +118,34 @@ def test_questions_share_their_videos_context(decoder: TextDecoder) -> None:
             torch.testing.assert_close(seen[row : row + 1], watched, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("own_spans", [False, True])
+def test_logits_at_some_positions_are_those_of_the_whole_text(decoder: TextDecoder, own_spans: bool) -> None:
+    latents = torch.randn(2, 5, 8, 24, requires_grad=True)
+    context = everything(decoder, latents)
+    if own_spans:
+        context = context.with_span(torch.rand(6, 5) < 0.7, 8)
+    ids = words(6, 7)
+    # From no position of a sequence to all of them, and more of one video than of the other.
+    at = torch.rand(6, 7) < torch.tensor([[0.0], [0.4], [1.0], [0.2], [0.0], [0.5]])
+    assert at.view(2, -1).sum(1).unique().numel() == 2
+    whole, seen = decoder(ids, context, want_weights=True)
+    some, watched = decoder(ids, context, want_weights=True, at_BL=at)
+    assert seen is not None and watched is not None
+    torch.testing.assert_close(some, whole[at], rtol=0, atol=1e-5)
+    torch.testing.assert_close(watched, seen[at], rtol=0, atol=1e-5)
+    torch.testing.assert_close(decoder(ids, context, at_BL=at)[0], whole[at], rtol=0, atol=1e-5)
+    upstream = torch.randn_like(some)
+    leaves = [latents, *decoder.parameters()]
+    for mine, other in zip(
+        torch.autograd.grad(some, leaves, upstream, retain_graph=True, allow_unused=True),
+        torch.autograd.grad(whole[at], leaves, upstream, allow_unused=True),
+        strict=True,
+    ):
+        assert (mine is None) == (other is None)
+        if mine is not None and other is not None:
+            torch.testing.assert_close(mine, other, rtol=0, atol=1e-4)
+
+
 def test_grouped_queries_equal_full_attention_with_repeated_keys() -> None:
     torch.manual_seed(0)
     grouped, full = SelfAttention(16, heads=4, kv_heads=2), SelfAttention(16, heads=4, kv_heads=4)

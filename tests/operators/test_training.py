@@ -392,7 +392,8 @@ def test_the_next_features_are_compared_with_the_next_snippets(world_config: Mod
 
 def evidence_of(attended: int, wanted: list[int], span: list[int] | None = None) -> float:
     """The loss when all attention is on one of 4 snippets (-1: nowhere) and `wanted` ones are evidence."""
-    mass = torch.zeros(1, 3, 1 + 4 * 2)
+    # A row for each of the answer's two tokens.
+    mass = torch.zeros(2, 1 + 4 * 2)
     if attended < 0:
         mass[..., 0] = 1
     else:

@@ -57,13 +57,14 @@ def test_only_what_the_rule_keeps_reaches_the_memory(writer: str, heard: list[in
     one = model(StreamVariant(name="one", says="", writer=writer, memory=16))  # type: ignore[arg-type]
     tokens_VTmD = torch.randn(1, 16, 4, 96)
     ids_QL = torch.arange(8)[None]
+    everywhere_QL = torch.ones_like(ids_QL, dtype=torch.bool)
     with torch.inference_mode():
-        before = one.answer(one.write(tokens_VTmD, [16])[0], ids_QL)
+        before = one.answer(one.write(tokens_VTmD, [16])[0], ids_QL, everywhere_QL)
         changed = []
         for snippet in range(16):
             other = tokens_VTmD.clone()
             other[:, snippet] += torch.randn(4, 96)
-            after = one.answer(one.write(other, [16])[0], ids_QL)
+            after = one.answer(one.write(other, [16])[0], ids_QL, everywhere_QL)
             if not torch.equal(before, after):
                 changed.append(snippet)
     assert changed == list(heard)
@@ -82,6 +83,19 @@ def test_a_cut_reads_nothing_that_comes_later(writer: str) -> None:
     assert not torch.allclose(whole, changed)
 
 
+@pytest.mark.parametrize("writer", ["fifo", "uniform", "mean"])
+def test_memories_at_several_cuts_equal_those_written_one_by_one(writer: str) -> None:
+    one = model(StreamVariant(name="one", says="", writer=writer, memory=16))  # type: ignore[arg-type]
+    tokens_VTmD = torch.randn(2, 12, 4, 96)
+    # Two cuts before the memory is full, two after.
+    cuts = [1, 3, 7, 12]
+    with torch.inference_mode():
+        together = one.write(tokens_VTmD, cuts)
+        for cut, memory in zip(cuts, together, strict=True):
+            assert memory.shape == (2, min(cut, 4), 4, 96)
+            torch.testing.assert_close(memory, one.write(tokens_VTmD[:, :cut], [cut])[0], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("variant", [*MEMORY[:6], *TRACKING], ids=lambda variant: variant.name)
 def test_snippets_stand_at_the_numbers_given(variant: StreamVariant) -> None:
     one = model(variant)
@@ -89,7 +103,8 @@ def test_snippets_stand_at_the_numbers_given(variant: StreamVariant) -> None:
     ids_QL = torch.arange(8)[None]
 
     def answered(positions_T: torch.Tensor | None) -> torch.Tensor:
-        return one.answer(one.write(tokens_VTmD, [12], positions_T)[0], ids_QL, positions_T)
+        everywhere_QL = torch.ones_like(ids_QL, dtype=torch.bool)
+        return one.answer(one.write(tokens_VTmD, [12], positions_T)[0], ids_QL, everywhere_QL, positions_T)
 
     with torch.inference_mode():
         plain = answered(None)
