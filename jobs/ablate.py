@@ -18,6 +18,8 @@ examples:
   longtake ablate coverage --device cuda       every variant, three seeds
   longtake ablate coverage --device cuda       again: what is done is not trained again
   longtake ablate coverage --quick --variants full,no_sound
+  longtake ablate memory --quick --seeds 3 --variants all
+  longtake ablate memory --add other-machine.json   what was trained there under the same plan is not trained here
 
 tracks:
   coverage    the made world's questions at 64, 128 and 256 snippets; a needle grid; sound out of step
@@ -41,7 +43,10 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("track", choices=("coverage", "memory", "tracking"), help="which question to ask")
     parser.add_argument("--quick", action="store_true", help="one seed, fewer variants, a smaller budget")
     parser.add_argument("--seeds", metavar="N", type=int, help="runs of each variant (3; 1 with --quick)")
-    parser.add_argument("--variants", metavar="A,B", help="only these variants")
+    parser.add_argument("--variants", metavar="A,B", help="these variants, or all")
+    parser.add_argument(
+        "--add", metavar="FILE", action="append", help="take over the finished runs of a record (--json); repeatable"
+    )
     parser.add_argument("--out", metavar="DIR", help="the track's folder (runs/ablate-TRACK, -quick with --quick)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto (auto)")
     parser.add_argument("--processes", metavar="N", type=int, help="variants at a time (cores; 1 on a GPU)")
@@ -56,9 +61,9 @@ def run(args: argparse.Namespace) -> int:
 
     from longtake.jobs.ablate_report import figures, print_report
     from longtake.jobs.bench_record import write_record
-    from longtake.jobs.console import output
+    from longtake.jobs.console import messages, output
     from longtake.operators.ablation.plots import draw
-    from longtake.operators.ablation.results import summarise
+    from longtake.operators.ablation.results import summarise, take_over
     from longtake.operators.ablation.tracks import run_all, track_by_name
     from longtake.operators.errors import InputError
 
@@ -78,9 +83,13 @@ def run(args: argparse.Namespace) -> int:
     names = list(track.quick if args.quick else known)
     if args.variants is not None:
         names = [name.strip() for name in args.variants.split(",") if name.strip()]
+        names = list(known) if names == ["all"] else names
         unknown = [name for name in names if name not in known]
         if unknown or not names:
             raise InputError(f"--variants {args.variants}: the track {args.track} has {', '.join(known)}")
+    for path in args.add or ():
+        taken = take_over(Path(path), out, track.plan)
+        messages().print(f"{path}: {len(taken)} runs taken over")
     progress = _Progress()
     with progress:
         results = run_all(
@@ -95,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     rows = [row for result in results for row in result.rows]
     summaries = summarise(rows)
     baseline = summarise(track.baseline())
-    found = figures(args.track, args.quick, known, results, summaries, baseline)
+    found = figures(args.track, args.quick, track.plan, known, results, summaries, baseline)
     print_report(args.track, known, results, summaries, baseline)
     for path in (str(out / "results.json"), args.json):
         write_record(path, f"ablate {args.track}", found)

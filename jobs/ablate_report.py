@@ -8,7 +8,7 @@ from typing import Any
 
 from longtake.jobs.console import output
 from longtake.jobs.text_table import text_table
-from longtake.operators.ablation.results import MAJORITY, RunResult, Summary
+from longtake.operators.ablation.results import MAJORITY, RunResult, Summary, fingerprint, students_interval
 from longtake.pipeline.evaluation import wilson_interval
 
 ABOUT = {
@@ -82,6 +82,7 @@ SWEEPS = {
 def figures(
     track: str,
     quick: bool,
+    plan: str,
     variants: Mapping[str, str],
     results: Sequence[RunResult],
     summaries: Sequence[Summary],
@@ -91,7 +92,8 @@ def figures(
     return {
         "track": track,
         "quick": quick,
-        "about": [*ABOUT[track], *readings(track, summaries)],
+        "plan": fingerprint(plan),
+        "about": [*ABOUT[track], *readings(track, results)],
         "variants": {result.variant: variants[result.variant] for result in results},
         "runs": [
             {
@@ -147,32 +149,52 @@ def print_report(
     if baseline:
         console.print(f"  {MAJORITY}: the commonest answer of each kind, known from the test itself; not trained")
     console.print("\nwhat this shows, and what it does not")
-    for line in [*ABOUT[track], *readings(track, summaries)]:
+    for line in [*ABOUT[track], *readings(track, results)]:
         console.print(f"  - {line}")
     minutes = sum(result.seconds for result in results) / 60
     console.print(f"  - {len(results)} runs, {minutes:.0f} minutes of training and testing in all.")
     console.print("")
 
 
-def readings(track: str, summaries: Sequence[Summary]) -> list[str]:
-    """Sentences about the figures, made of them: what each part was worth."""
+def readings(track: str, results: Sequence[RunResult]) -> list[str]:
+    """Sentences about the figures, made of them: what each part was worth, run beside run of the same seed."""
+    shares: dict[tuple[str, int], dict[tuple[str, int, str, float | None], float]] = {
+        (result.variant, result.seed): {
+            (row.test, row.snippets, row.kind, row.at): row.right / row.total
+            for row in result.rows
+            if row.test in WORTH
+        }
+        for result in results
+    }
     found = []
     for whole, without, part in PAIRS[track]:
-        base = {(s.test, s.snippets, s.kind, s.at): s for s in summaries if s.variant == whole and s.test in WORTH}
-        gains = [
-            100 * (base[key].mean - s.mean)
-            for s in summaries
-            if s.variant == without and (key := (s.test, s.snippets, s.kind, s.at)) in base
-        ]
+        gains = []
+        for (variant, seed), of_whole in shares.items():
+            other = shares.get((without, seed))
+            if variant == whole and other is not None:
+                gains.append({key: 100 * (share - other[key]) for key, share in of_whole.items() if key in other})
+        gains = [gain for gain in gains if gain]
         if not gains:
             continue
-        mean = sum(gains) / len(gains)
-        verdict = "" if abs(mean) >= 2 else " It does not earn its place in this track."
+        of_seeds = [sum(gain.values()) / len(gain) for gain in gains]
+        of_tests = [sum(gain[key] for gain in gains) / len(gains) for key in gains[0]]
+        mean, interval = sum(of_seeds) / len(of_seeds), students_interval(of_seeds)
+        between = "" if interval is None else f" [{interval[0]:+.1f} to {interval[1]:+.1f} over {len(gains)} seeds]"
         found.append(
-            f"{part} ({whole} less {without}): {mean:+.1f} points over all kinds and tests, from {min(gains):+.1f} to"
-            f" {max(gains):+.1f}.{verdict}"
+            f"{part} ({whole} less {without}): {mean:+.1f} points{between} over all kinds and tests, from"
+            f" {min(of_tests):+.1f} to {max(of_tests):+.1f}.{_verdict(mean, interval)}"
         )
     return found
+
+
+def _verdict(mean: float, interval: tuple[float, float] | None) -> str:
+    # One seed tells nothing of how seeds differ: two points are within what others show.
+    low, high = interval or (mean - 2, mean + 2)
+    if low > 0:
+        return ""
+    if high < 0:
+        return " It harms in this track."
+    return " It does not earn its place in this track." if abs(mean) < 2 else " Seeds differ too much to tell."
 
 
 def _table(summaries: Sequence[Summary]) -> str:

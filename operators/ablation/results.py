@@ -6,6 +6,7 @@ A run is one variant trained with one seed.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections import Counter
@@ -17,7 +18,10 @@ from typing import Any
 from torch import Tensor
 
 from longtake.operators.ablation.questions import TestSet
+from longtake.operators.errors import InputError
 
+# What a record says of a run beside its notes.
+_RUN = ("variant", "seed", "seconds", "cpu_seconds")
 # What the commonest answer of a kind would score, in the place of a variant.
 MAJORITY = "majority"
 # Student's t for 95 %, by the number of seeds less one.
@@ -139,19 +143,26 @@ def summarise(rows: Iterable[Row]) -> list[Summary]:
                 total=sum(row.total for row in group),
                 seeds=len(group),
                 mean=mean,
-                over_seeds=_interval(shares, mean),
+                over_seeds=_over_seeds(shares),
             )
         )
     return found
 
 
-def _interval(shares: Sequence[float], mean: float) -> tuple[float, float] | None:
-    count = len(shares)
+def students_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """The 95 % interval of the mean of a few independent values, by Student's t; None with fewer than two."""
+    count = len(values)
     if count < 2:
         return None
-    deviation = math.sqrt(sum((share - mean) ** 2 for share in shares) / (count - 1))
+    mean = sum(values) / count
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))
     half = _T_95.get(count - 1, 1.96) * deviation / math.sqrt(count)
-    return max(0.0, mean - half), min(1.0, mean + half)
+    return mean - half, mean + half
+
+
+def _over_seeds(shares: Sequence[float]) -> tuple[float, float] | None:
+    interval = students_interval(shares)
+    return interval and (max(0.0, interval[0]), min(1.0, interval[1]))
 
 
 def write_result(path: Path, result: RunResult, plan: str) -> None:
@@ -160,6 +171,53 @@ def write_result(path: Path, result: RunResult, plan: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part.write_text(json.dumps({"plan": plan, **dataclasses.asdict(result)}, indent=2) + "\n", encoding="utf-8")
     part.replace(path)
+
+
+def take_over(path: Path, folder: Path, plan: str) -> list[RunResult]:
+    """Keep the finished runs of another run's record, as `longtake ablate --json` writes it, among those of `folder`.
+
+    Returns:
+        the runs of the record that were not there yet.
+    Raises:
+        InputError: the file is no such record, or its runs were trained under another plan.
+    """
+    try:
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        its_plan, rows = (
+            data["plan"],
+            [Row(**{k: v for k, v in row.items() if k != "interval"}) for row in data["rows"]],
+        )
+        results = [
+            RunResult(
+                variant=run["variant"],
+                seed=run["seed"],
+                rows=tuple(row for row in rows if (row.variant, row.seed) == (run["variant"], run["seed"])),
+                seconds=run["seconds"],
+                cpu_seconds=run["cpu_seconds"],
+                notes={name: value for name, value in run.items() if name not in _RUN},
+            )
+            for run in data["runs"]
+        ]
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: not a record of longtake ablate ({type(error).__name__}: {error})") from error
+    if its_plan != fingerprint(plan):
+        raise InputError(f"{path}: its runs were trained under another plan (track, budget, variants or weights)")
+    new = [run for run in results if read_result(result_path(folder, run.variant, run.seed), plan) is None]
+    for run in new:
+        write_result(result_path(folder, run.variant, run.seed), run, plan)
+    return new
+
+
+def fingerprint(plan: str) -> str:
+    """A plan's short name, for records."""
+    return hashlib.sha256(plan.encode()).hexdigest()[:16]
+
+
+def result_path(folder: Path, variant: str, seed: int) -> Path:
+    """Where a run's result is kept."""
+    return folder / "runs" / f"{variant}-{seed}.json"
 
 
 def read_result(path: Path, plan: str) -> RunResult | None:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from longtake.operators.ablation.results import Row, RunResult, read_result, write_result
+from longtake.operators.ablation.results import Row, RunResult, read_result, result_path, write_result
 from longtake.operators.errors import LongTakeError
 
 TRACKS = ("coverage", "memory", "tracking")
@@ -86,11 +86,6 @@ def track_by_name(name: str, folder: Path, quick: bool, device: str, workers: in
 
         return tracking_track(folder, quick, device, workers)
     raise ValueError(f"no track is named {name!r}; there are {', '.join(TRACKS)}")
-
-
-def result_path(folder: Path, variant: str, seed: int) -> Path:
-    """Where a run's result is kept."""
-    return folder / "runs" / f"{variant}-{seed}.json"
 
 
 def run_all(

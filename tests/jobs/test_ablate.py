@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from longtake.jobs.ablate_report import readings
 from longtake.jobs.main import main
 from longtake.operators.ablation import coverage_track
 from longtake.operators.ablation.combining import Describing
 from longtake.operators.ablation.coverage import Plan
 from longtake.operators.ablation.coverage_track import Budget
 from longtake.operators.ablation.questions import Batches
+from longtake.operators.ablation.results import Row, RunResult
 
 
 def small_budget() -> Budget:
@@ -55,6 +57,41 @@ def test_a_track_ends_with_tables_a_record_and_a_plot(
     assert "full, seed 0: was done already" in said.err and "no_sound, seed 0: 0." in said.err
     again = json.loads((tmp_path / "run" / "results.json").read_text())
     assert [row for row in again["rows"] if row["variant"] != "no_sound"] == record["rows"]
+    # Elsewhere the record's runs are taken over, and nothing is trained.
+    other = ["ablate", "coverage", "--quick", "--variants", "no_latent,full", "--out", str(tmp_path / "other")]
+    assert main([*other, "--device", "cpu", "--add", str(tmp_path / "run" / "results.json")]) == 0
+    said = capsys.readouterr()
+    assert "results.json: 3 runs taken over" in said.err and said.err.count("was done already") == 2
+    assert not (tmp_path / "other" / "features").exists()
+    elsewhere = json.loads((tmp_path / "other" / "results.json").read_text())
+    assert sorted(map(str, elsewhere["rows"])) == sorted(map(str, record["rows"]))
+    assert main(["ablate", "coverage", "--device", "cpu", "--out", str(tmp_path / "full"), "--add", str(copy)]) == 2
+    assert "ablate.json: its runs were trained under another plan" in capsys.readouterr().err
+
+
+def run_of(variant: str, seed: int, right: int) -> RunResult:
+    """A run that answered so many of ten questions in each of two tests, and none in a sweep that does not count."""
+    rows = tuple(
+        Row(variant=variant, seed=seed, test=test, snippets=64, kind=kind, right=found, total=10)
+        for test, kind, found in (("world", "bind", right), ("world", "count", right - 1), ("delay", "bind", 0))
+    )
+    return RunResult(variant=variant, seed=seed, rows=rows, seconds=1.0, cpu_seconds=1.0, notes={})
+
+
+def test_what_a_part_is_worth_is_told_of_runs_of_the_same_seed() -> None:
+    one = [run_of("full", 0, 9), run_of("no_sound", 0, 4), run_of("no_latent", 0, 9)]
+    sound, latent = readings("coverage", one)
+    assert sound == "Sound (full less no_sound): +50.0 points over all kinds and tests, from +50.0 to +50.0."
+    assert latent.endswith("from +0.0 to +0.0. It does not earn its place in this track.")
+    # A second seed in which sound is worth 30 points: 40 +- 12.706 * 14.14 / sqrt(2), which holds nothing. The latent
+    # model of seed 1 has no partner.
+    two = [*one, run_of("full", 1, 6), run_of("no_sound", 1, 3)]
+    sound, latent = readings("coverage", two)
+    assert sound.startswith("Sound (full less no_sound): +40.0 points [-87.1 to +167.1 over 2 seeds]")
+    assert sound.endswith("Seeds differ too much to tell.") and "+0.0 points over" in latent
+    # The same loss in every seed is a loss.
+    worse = [run_of("full", seed, 3) for seed in (0, 1)] + [run_of("no_sound", seed, 4) for seed in (0, 1)]
+    assert readings("coverage", worse)[0].endswith("It harms in this track.")
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from longtake.operators import combiners
 from longtake.operators.ablation.combining import TokenSource
 from longtake.operators.ablation.coverage import VARIANTS, Variant
 from longtake.operators.ablation.coverage_track import CoverageTrack
-from longtake.operators.ablation.results import RunResult
-from longtake.operators.ablation.tracks import Step, result_path, run_all
+from longtake.operators.ablation.results import RunResult, result_path
+from longtake.operators.ablation.tracks import Step, run_all
 
 BY_NAME = {variant.name: variant for variant in VARIANTS}
 

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from longtake.operators.ablation.plots import draw
-from longtake.operators.ablation.results import Row, RunResult, count_right, read_result, summarise, write_result
+from longtake.operators.ablation.results import (
+    Row,
+    RunResult,
+    count_right,
+    fingerprint,
+    read_result,
+    result_path,
+    students_interval,
+    summarise,
+    take_over,
+    write_result,
+)
+from longtake.operators.errors import InputError
 
 
 def rows(*right: int) -> list[Row]:
@@ -44,6 +57,43 @@ def test_a_result_is_read_back_for_its_own_plan_only(tmp_path: Path) -> None:
     assert read_result(path, "b") is None
     path.write_text(path.read_text()[:40])
     assert read_result(path, "a") is None
+
+
+def test_the_interval_of_differences_is_not_cut() -> None:
+    assert students_interval([3.0]) is None
+    # A standard deviation of 10 over two seeds: 12.706 * 10 / sqrt(2).
+    low, high = students_interval([-10.0, 4.1421356]) or (0, 0)
+    assert (low, high) == (pytest.approx(-92.78, abs=0.01), pytest.approx(86.92, abs=0.01))
+
+
+def test_runs_of_a_record_are_taken_over_for_its_own_plan_only(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    record = {
+        "plan": fingerprint("a"),
+        "runs": [
+            {"variant": "full", "seed": seed, "seconds": 2.0, "cpu_seconds": 1.0, "parameters": 7.0} for seed in (0, 1)
+        ],
+        "rows": [{**vars(row), "interval": [0.1, 0.9]} for row in rows(4, 6)],
+    }
+    path.write_text(json.dumps(record))
+    mine = RunResult(variant="full", seed=0, rows=tuple(rows(9)), seconds=1.5, cpu_seconds=1.0, notes={})
+    write_result(result_path(tmp_path, "full", 0), mine, "a")
+    # What is there stays.
+    (taken,) = take_over(path, tmp_path, "a")
+    assert taken == RunResult(
+        variant="full", seed=1, rows=(rows(0, 6)[1],), seconds=2.0, cpu_seconds=1.0, notes={"parameters": 7.0}
+    )
+    assert read_result(result_path(tmp_path, "full", 0), "a") == mine
+    assert read_result(result_path(tmp_path, "full", 1), "a") == taken
+    assert take_over(path, tmp_path, "a") == []
+    with pytest.raises(InputError, match=r"record.json: its runs were trained under another plan"):
+        take_over(path, tmp_path, "b")
+    for text, wanted in ((json.dumps({**record, "rows": [{}]}), "TypeError"), ("{", "JSONDecodeError"), ("{}", "plan")):
+        path.write_text(text)
+        with pytest.raises(InputError, match=rf"record.json: not a record of longtake ablate .*{wanted}"):
+            take_over(path, tmp_path, "a")
+    with pytest.raises(InputError, match=r"none.json: No such file"):
+        take_over(tmp_path / "none.json", tmp_path, "a")
 
 
 def test_the_plot_holds_bars_grid_and_sweep(tmp_path: Path) -> None:
