@@ -100,4 +100,4 @@ def _lines(axis: Any, summaries: Sequence[Summary], label: str) -> None:
         line = sorted((s for s in summaries if (s.variant, s.kind) == (variant, kind)), key=lambda s: s.at or 0.0)
         axis.plot([s.at for s in line], [s.mean for s in line], "o-", color=f"C{number}", label=f"{variant}: {kind}")
     axis.set(xlabel=label, ylabel="share right", ylim=(0, 1.04))
-    axis.legend(frameon=False, fontsize=8, ncols=1, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axis.legend(frameon=False, fontsize=8, ncols=4, loc="lower left", bbox_to_anchor=(0.0, 1.0))
