@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,8 +24,13 @@ def programs_on_poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 
 @pytest.fixture(autouse=True)
-def bfloat16_as_a_gpu_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton's interpreter keeps bfloat16 as integers: it multiplies those in `tl.dot`, and cuts where a GPU rounds."""
+def products_as_a_gpu_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's interpreter keeps bfloat16 as integers: it multiplies those in `tl.dot`, and cuts where a GPU rounds.
+
+    It leaves float32 products to numpy's BLAS, whose order of summation depends on the processor, the shapes and on
+    which operand comes first. A GPU sums an element along the inner dimension in one order, so that what a backward
+    computes again has the forward's bits: gradients at extreme logits rest on that.
+    """
     if not is_interpreted():
         return
     import triton.language as tl
@@ -37,12 +43,20 @@ def bfloat16_as_a_gpu_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
             return x
         return TensorHandle((x.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
 
+    def ordered_dot(self: InterpreterBuilder, a: TensorHandle, b: TensorHandle, sums: TensorHandle, *rest: Any) -> Any:
+        if not a.dtype.scalar == b.dtype.scalar == sums.dtype.scalar == tl.float32:
+            return dot(self, wide(a), wide(b), sums, *rest)
+        total = np.zeros_like(sums.data)
+        for column, row in zip(np.moveaxis(a.data, -1, 0), np.moveaxis(b.data, -2, 0), strict=True):
+            total += column[..., :, None] * row[..., None, :]
+        return TensorHandle(total + sums.data, tl.float32)
+
     def rounding_cast(self: InterpreterBuilder, x: TensorHandle, to: tl.dtype) -> TensorHandle:
         if (x.dtype.scalar, to.scalar) == (tl.float32, tl.bfloat16):
             rounded = torch.from_numpy(np.ascontiguousarray(x.data)).bfloat16().view(torch.uint16).numpy()
             return TensorHandle(rounded.reshape(x.data.shape), tl.bfloat16)
         return wide(x) if (x.dtype.scalar, to.scalar) == (tl.bfloat16, tl.float32) else cast(self, x, to)
 
-    monkeypatch.setattr(InterpreterBuilder, "create_dot", lambda self, a, b, *rest: dot(self, wide(a), wide(b), *rest))
+    monkeypatch.setattr(InterpreterBuilder, "create_dot", ordered_dot)
     for name in ("cast_impl", "create_fp_ext", "create_fp_trunc"):
         monkeypatch.setattr(InterpreterBuilder, name, rounding_cast)
