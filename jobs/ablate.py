@@ -47,6 +47,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--add", metavar="FILE", action="append", help="take over the finished runs of a record (--json); repeatable"
     )
+    parser.add_argument("--report", action="store_true", help="train nothing: report the runs that are done")
     parser.add_argument("--out", metavar="DIR", help="the track's folder (runs/ablate-TRACK, -quick with --quick)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto (auto)")
     parser.add_argument("--processes", metavar="N", type=int, help="variants at a time (cores; 1 on a GPU)")
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     from longtake.jobs.console import messages, output
     from longtake.operators.ablation.plots import draw
     from longtake.operators.ablation.results import summarise, take_over
-    from longtake.operators.ablation.tracks import run_all, track_by_name
+    from longtake.operators.ablation.tracks import done_runs, run_all, track_by_name
     from longtake.operators.errors import InputError
 
     cuda = torch.cuda.is_available()
@@ -90,17 +91,22 @@ def run(args: argparse.Namespace) -> int:
     for path in args.add or ():
         taken = take_over(Path(path), out, track.plan)
         messages().print(f"{path}: {len(taken)} runs taken over")
-    progress = _Progress()
-    with progress:
-        results = run_all(
-            track,
-            out,
-            names,
-            range(seeds),
-            processes=processes,
-            report=progress.show,
-            on_result=progress.done,
-        )
+    if args.report:
+        results = done_runs(track, out, names, range(seeds))
+        if not results:
+            raise InputError(f"--report: no run of {', '.join(names)} is done in {out} under this plan")
+    else:
+        progress = _Progress()
+        with progress:
+            results = run_all(
+                track,
+                out,
+                names,
+                range(seeds),
+                processes=processes,
+                report=progress.show,
+                on_result=progress.done,
+            )
     rows = [row for result in results for row in result.rows]
     summaries = summarise(rows)
     baseline = summarise(track.baseline())

@@ -130,6 +130,12 @@ def run_all(
     return [found[variant, seed] for variant in variants for seed in seeds]
 
 
+def done_runs(track: Track, folder: Path, variants: Sequence[str], seeds: Sequence[int]) -> list[RunResult]:
+    """The runs that `folder` holds, variants in the order given, and seeds within them."""
+    found = (read_result(result_path(folder, variant, seed), track.plan) for variant in variants for seed in seeds)
+    return [result for result in found if result is not None]
+
+
 def _train(track: Track, folder: Path, variant: str, seed: int, report: Report) -> RunResult:
     try:
         result = track.run(variant, seed, report)

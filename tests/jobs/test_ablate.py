@@ -57,6 +57,18 @@ def test_a_track_ends_with_tables_a_record_and_a_plot(
     assert "full, seed 0: was done already" in said.err and "no_sound, seed 0: 0." in said.err
     again = json.loads((tmp_path / "run" / "results.json").read_text())
     assert [row for row in again["rows"] if row["variant"] != "no_sound"] == record["rows"]
+    # What is done can be reported while the rest is not.
+    words[4] = "full,no_picture,no_sound"
+    assert main([*words, "--seeds", "2", "--report"]) == 0
+    capsys.readouterr()
+    part = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert [(run["variant"], run["seed"]) for run in part["runs"]] == [("full", 0), ("no_sound", 0)]
+    words[4] = "no_picture"
+    assert main([*words, "--report"]) == 2
+    assert "--report: no run of no_picture is done in " in capsys.readouterr().err
+    words[4] = "full,no_latent,no_sound"
+    assert main([*words, "--report"]) == 0
+    capsys.readouterr()
     # Elsewhere the record's runs are taken over, and nothing is trained.
     other = ["ablate", "coverage", "--quick", "--variants", "no_latent,full", "--out", str(tmp_path / "other")]
     assert main([*other, "--device", "cpu", "--add", str(tmp_path / "run" / "results.json")]) == 0
