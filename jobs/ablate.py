@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         if unknown or not names:
             raise InputError(f"--variants {args.variants}: the track {args.track} has {', '.join(known)}")
     for path in args.add or ():
-        taken = take_over(Path(path), out, track.plan)
+        taken = take_over(Path(path), out, track.plan, known)
         messages().print(f"{path}: {len(taken)} runs taken over")
     if args.report:
         results = done_runs(track, out, names, range(seeds))

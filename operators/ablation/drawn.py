@@ -27,11 +27,9 @@ class Drawn(Generic[T]):
         place = 0
         while True:
             if place == len(self._kept):
-                # A loop and not `yield from`: the next variant may go on from where this one stopped early.
-                for batch in self._rest:
-                    self._kept.append(batch)
-                    break
-                else:
+                batch = next(self._rest, None)
+                if batch is None:
                     return
+                self._kept.append(batch)
             yield self._kept[place]
             place += 1

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,8 +173,8 @@ def write_result(path: Path, result: RunResult, plan: str) -> None:
     part.replace(path)
 
 
-def take_over(path: Path, folder: Path, plan: str) -> list[RunResult]:
-    """Keep the finished runs of another run's record, as `longtake ablate --json` writes it, among those of `folder`.
+def take_over(path: Path, folder: Path, plan: str, variants: Collection[str]) -> list[RunResult]:
+    """Keep the finished runs of another record, as `longtake ablate --json` writes it, among those of `folder`.
 
     Returns:
         the runs of the record that were not there yet.
@@ -183,10 +183,8 @@ def take_over(path: Path, folder: Path, plan: str) -> list[RunResult]:
     """
     try:
         data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        its_plan, rows = (
-            data["plan"],
-            [Row(**{k: v for k, v in row.items() if k != "interval"}) for row in data["rows"]],
-        )
+        its_plan = data["plan"]
+        rows = [Row(**{name: value for name, value in row.items() if name != "interval"}) for row in data["rows"]]
         results = [
             RunResult(
                 variant=run["variant"],
@@ -202,7 +200,8 @@ def take_over(path: Path, folder: Path, plan: str) -> list[RunResult]:
         raise InputError(f"{path}: {error.strerror}") from error
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path}: not a record of longtake ablate ({type(error).__name__}: {error})") from error
-    if its_plan != fingerprint(plan):
+    # A variant's name becomes a file's.
+    if its_plan != fingerprint(plan) or not {result.variant for result in results} <= set(variants):
         raise InputError(f"{path}: its runs were trained under another plan (track, budget, variants or weights)")
     new = [run for run in results if read_result(result_path(folder, run.variant, run.seed), plan) is None]
     for run in new:

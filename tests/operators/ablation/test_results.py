@@ -79,21 +79,23 @@ def test_runs_of_a_record_are_taken_over_for_its_own_plan_only(tmp_path: Path) -
     mine = RunResult(variant="full", seed=0, rows=tuple(rows(9)), seconds=1.5, cpu_seconds=1.0, notes={})
     write_result(result_path(tmp_path, "full", 0), mine, "a")
     # What is there stays.
-    (taken,) = take_over(path, tmp_path, "a")
+    (taken,) = take_over(path, tmp_path, "a", ["full"])
     assert taken == RunResult(
         variant="full", seed=1, rows=(rows(0, 6)[1],), seconds=2.0, cpu_seconds=1.0, notes={"parameters": 7.0}
     )
     assert read_result(result_path(tmp_path, "full", 0), "a") == mine
     assert read_result(result_path(tmp_path, "full", 1), "a") == taken
-    assert take_over(path, tmp_path, "a") == []
+    assert take_over(path, tmp_path, "a", ["full"]) == []
     with pytest.raises(InputError, match=r"record.json: its runs were trained under another plan"):
-        take_over(path, tmp_path, "b")
+        take_over(path, tmp_path, "b", ["full"])
+    with pytest.raises(InputError, match=r"record.json: its runs were trained under another plan"):
+        take_over(path, tmp_path, "a", ["no_sound"])
     for text, wanted in ((json.dumps({**record, "rows": [{}]}), "TypeError"), ("{", "JSONDecodeError"), ("{}", "plan")):
         path.write_text(text)
         with pytest.raises(InputError, match=rf"record.json: not a record of longtake ablate .*{wanted}"):
-            take_over(path, tmp_path, "a")
+            take_over(path, tmp_path, "a", ["full"])
     with pytest.raises(InputError, match=r"none.json: No such file"):
-        take_over(tmp_path / "none.json", tmp_path, "a")
+        take_over(tmp_path / "none.json", tmp_path, "a", ["full"])
 
 
 def test_the_plot_holds_bars_grid_and_sweep(tmp_path: Path) -> None:
