@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 examples:
-  longtake ablate coverage --quick             six variants, one seed, some 60 minutes on two cores
+  longtake ablate coverage --quick             six variants, one seed, some 20 minutes on two cores
   longtake ablate coverage --device cuda       every variant, three seeds
   longtake ablate coverage --device cuda       again: what is done is not trained again
   longtake ablate coverage --quick --variants full,no_sound
