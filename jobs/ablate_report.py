@@ -52,11 +52,16 @@ PAIRS = {
         ("full", "no_sound", "Sound"),
         ("full", "sound_shuffled", "Sound in step with its pictures"),
         ("full", "no_picture", "Pictures"),
-        ("full", "average_pool", "A combiner that attends"),
+        ("full", "average_pool", "A combiner that attends, not average pooling"),
         ("full", "no_latent", "The latent model"),
         ("full", "recent", "Every snippet, not the last quarter at as many tokens"),
         ("full", "uniform", "Every snippet, not every fourth at as many tokens"),
         ("full", "ttm", "The transformer combiner in the place of the Turing machine"),
+        ("full", "attention_pool", "The transformer combiner in the place of attention pooling"),
+        ("full", "c_abstractor", "The transformer combiner in the place of the C-Abstractor"),
+        ("full", "tokens_1", "Four tokens a snippet, not one"),
+        ("tokens_16", "full", "Sixteen tokens a snippet, not four"),
+        ("full", "question_only", "The video"),
     ),
     "memory": tuple(
         (f"ttm_{memory}", f"{other}_{memory}", "The Turing machine's memory")
