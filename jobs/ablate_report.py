@@ -193,13 +193,12 @@ def readings(track: str, results: Sequence[RunResult]) -> list[str]:
 
 
 def _verdict(mean: float, interval: tuple[float, float] | None) -> str:
-    # One seed tells nothing of how seeds differ: two points are within what others show.
-    low, high = interval or (mean - 2, mean + 2)
-    if low > 0:
-        return ""
-    if high < 0:
+    if interval is None:
+        # One seed tells nothing of how seeds differ, which is by two points and more.
+        return "" if abs(mean) >= 2 else " It does not earn its place in this track."
+    if interval[1] < 0:
         return " It harms in this track."
-    return " It does not earn its place in this track." if abs(mean) < 2 else " Seeds differ too much to tell."
+    return "" if interval[0] > 0 else " The seeds do not tell it from nothing."
 
 
 def _table(summaries: Sequence[Summary]) -> str:

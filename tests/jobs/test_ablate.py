@@ -100,7 +100,7 @@ def test_what_a_part_is_worth_is_told_of_runs_of_the_same_seed() -> None:
     two = [*one, run_of("full", 1, 6), run_of("no_sound", 1, 3)]
     sound, latent = readings("coverage", two)
     assert sound.startswith("Sound (full less no_sound): +40.0 points [-87.1 to +167.1 over 2 seeds]")
-    assert sound.endswith("Seeds differ too much to tell.") and "+0.0 points over" in latent
+    assert sound.endswith("The seeds do not tell it from nothing.") and "+0.0 points over" in latent
     # The same loss in every seed is a loss.
     worse = [run_of("full", seed, 3) for seed in (0, 1)] + [run_of("no_sound", seed, 4) for seed in (0, 1)]
     assert readings("coverage", worse)[0].endswith("It harms in this track.")
