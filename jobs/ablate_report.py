@@ -63,10 +63,16 @@ PAIRS = {
         ("tokens_16", "full", "Sixteen tokens a snippet, not four"),
         ("full", "question_only", "The video"),
     ),
-    "memory": tuple(
-        (f"ttm_{memory}", f"{other}_{memory}", "The Turing machine's memory")
-        for memory in (16, 32, 64)
-        for other in ("fifo", "uniform", "mean", "latent_last")
+    "memory": (
+        *(
+            (f"ttm_{memory}", f"{other}_{memory}", "The Turing machine's memory")
+            for memory in (16, 32, 64)
+            for other in ("fifo", "uniform", "mean", "latent_last")
+        ),
+        ("ttm_32", "ttm_16", "A Turing machine's memory of 32 tokens, not 16"),
+        ("ttm_64", "ttm_32", "A Turing machine's memory of 64 tokens, not 32"),
+        ("all", "ttm_32", "Every latent, not a Turing machine's memory of 32 tokens"),
+        ("ttm_32", "question_only", "The video, in a Turing machine's memory of 32 tokens"),
     ),
     "tracking": (
         ("full", "no_latent", "The latent model"),
@@ -187,9 +193,20 @@ def readings(track: str, results: Sequence[RunResult]) -> list[str]:
         between = "" if interval is None else f" [{interval[0]:+.1f} to {interval[1]:+.1f} over {len(gains)} seeds]"
         found.append(
             f"{part} ({whole} less {without}): {mean:+.1f} points{between} over all kinds and tests, from"
-            f" {min(of_tests):+.1f} to {max(of_tests):+.1f}.{_verdict(mean, interval)}"
+            f" {min(of_tests):+.1f} to {max(of_tests):+.1f}{_by_length(gains)}.{_verdict(mean, interval)}"
         )
     return found
+
+
+def _by_length(gains: Sequence[Mapping[tuple[str, int, str, float | None], float]]) -> str:
+    of_lengths: dict[int, list[float]] = {}
+    for gain in gains:
+        for (_, snippets, _, _), points in gain.items():
+            of_lengths.setdefault(snippets, []).append(points)
+    if len(of_lengths) < 2:
+        return ""
+    means = [sum(points) / len(points) for points in of_lengths.values()]
+    return f"; at {' / '.join(map(str, of_lengths))} snippets {' / '.join(f'{mean:+.1f}' for mean in means)}"
 
 
 def _verdict(mean: float, interval: tuple[float, float] | None) -> str:

@@ -106,6 +106,20 @@ def test_what_a_part_is_worth_is_told_of_runs_of_the_same_seed() -> None:
     assert readings("coverage", worse)[0].endswith("It harms in this track.")
 
 
+def test_what_a_part_is_worth_is_told_length_by_length() -> None:
+    def run(variant: str, right: dict[int, int]) -> RunResult:
+        rows = tuple(
+            Row(variant=variant, seed=0, test="world", snippets=snippets, kind=kind, right=found, total=10)
+            for snippets, found in right.items()
+            for kind in ("bind", "last")
+        )
+        return RunResult(variant=variant, seed=0, rows=rows, seconds=1.0, cpu_seconds=1.0, notes={})
+
+    (told,) = readings("memory", [run("ttm_16", {64: 9, 512: 2}), run("latent_last_16", {64: 5, 512: 6})])
+    assert told.startswith("The Turing machine's memory (ttm_16 less latent_last_16): +0.0 points over all kinds")
+    assert "; at 64 / 512 snippets +40.0 / -40.0." in told
+
+
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
