@@ -179,11 +179,11 @@ def take_over(path: Path, folder: Path, plan: str, variants: Collection[str]) ->
     Returns:
         the runs of the record that were not there yet.
     Raises:
-        InputError: the file is no such record, or its runs were trained under another plan.
+        InputError: the file is no such record, or its runs were trained under another plan or an unknown one.
     """
     try:
         data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        its_plan = data["plan"]
+        its_plan = data.get("plan")
         rows = [Row(**{name: value for name, value in row.items() if name != "interval"}) for row in data["rows"]]
         results = [
             RunResult(
@@ -198,8 +198,10 @@ def take_over(path: Path, folder: Path, plan: str, variants: Collection[str]) ->
         ]
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path}: not a record of longtake ablate ({type(error).__name__}: {error})") from error
+    if its_plan is None:
+        raise InputError(f"{path}: says nothing of the plan its runs were trained under: an older version's record")
     # A variant's name becomes a file's.
     if its_plan != fingerprint(plan) or not {result.variant for result in results} <= set(variants):
         raise InputError(f"{path}: its runs were trained under another plan (track, budget, variants or weights)")

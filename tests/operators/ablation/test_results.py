@@ -90,7 +90,15 @@ def test_runs_of_a_record_are_taken_over_for_its_own_plan_only(tmp_path: Path) -
         take_over(path, tmp_path, "b", ["full"])
     with pytest.raises(InputError, match=r"record.json: its runs were trained under another plan"):
         take_over(path, tmp_path, "a", ["no_sound"])
-    for text, wanted in ((json.dumps({**record, "rows": [{}]}), "TypeError"), ("{", "JSONDecodeError"), ("{}", "plan")):
+    path.write_text(json.dumps({name: value for name, value in record.items() if name != "plan"}))
+    with pytest.raises(InputError, match=r"record.json: says nothing of the plan .* older version"):
+        take_over(path, tmp_path, "a", ["full"])
+    for text, wanted in (
+        (json.dumps({**record, "rows": [{}]}), "TypeError"),
+        ("{", "JSONDecodeError"),
+        ("{}", "rows"),
+        ("[]", "AttributeError"),
+    ):
         path.write_text(text)
         with pytest.raises(InputError, match=rf"record.json: not a record of longtake ablate .*{wanted}"):
             take_over(path, tmp_path, "a", ["full"])
