@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from longtake.jobs.main import Subparsers
-    from longtake.pipeline.evaluation import Evaluation, Score
+    from longtake.pipeline.evaluation.evaluate import Evaluation, Score
 
 EXAMPLES = """\
 examples:
@@ -44,7 +44,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Ask, score, print."""
-    from longtake.pipeline.evaluation import evaluate, read_questions
+    from longtake.pipeline.evaluation.evaluate import evaluate, read_questions
 
     questions = read_questions(args.questions)
 
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 def _write_answers(path: Path, result: Evaluation) -> None:
     import json
 
-    from longtake.operators.errors import InputError
+    from longtake.errors import InputError
 
     lines = [json.dumps(row, ensure_ascii=False) for row in result.to_dict(with_answers=True)["judged"]]
     try:

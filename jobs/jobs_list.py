@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     import time
 
     from longtake.jobs.console import output, print_json, table
-    from longtake.pipeline.submission import list_jobs
+    from longtake.pipeline.indexing.cluster import list_jobs
 
     jobs = list_jobs(address=args.address)
     if args.json:

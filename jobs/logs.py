@@ -34,7 +34,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print them; with --follow the exit code tells how the job ended."""
-    from longtake.pipeline.submission import follow_logs, read_logs
+    from longtake.pipeline.indexing.cluster import follow_logs, read_logs
 
     if not args.follow:
         print(read_logs(args.job, address=args.address), end="")

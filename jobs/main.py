@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol, TypeAlias, cast
 
 import longtake
-from longtake.operators.errors import InputError, LongTakeError
+from longtake.errors import InputError, LongTakeError
 
 # What argparse hands to `add_parser` has no public name.
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -26,25 +26,25 @@ EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
-# In the order of the help text. The module `jobs_list` is the subcommand `jobs`, and `random_model` is `random-model`.
-COMMANDS = (
-    "index",
-    "ask",
-    "status",
-    "failures",
-    "evaluate",
-    "world",
-    "train",
-    "ablate",
-    "models",
-    "random_model",
-    "demo",
-    "bench",
-    "submit",
-    "jobs_list",
-    "logs",
-    "stop",
-)
+# Every command and its module in this folder, in the order of the help text.
+COMMANDS = {
+    "index": "index.index",
+    "ask": "ask.main",
+    "status": "index.status",
+    "failures": "index.failures",
+    "evaluate": "evaluate",
+    "world": "world",
+    "train": "train.main",
+    "ablate": "ablate.main",
+    "models": "models",
+    "random-model": "random_model",
+    "demo": "demo.main",
+    "bench": "bench.main",
+    "submit": "submit",
+    "jobs": "jobs_list",
+    "logs": "logs",
+    "stop": "stop",
+}
 
 EXAMPLES = """\
 examples:
@@ -89,10 +89,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"longtake {longtake.__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
-    for name in COMMANDS:
-        module = cast(Command, importlib.import_module(f"longtake.jobs.{name}"))
+    for command, path in COMMANDS.items():
+        module = cast(Command, importlib.import_module(f"longtake.jobs.{path}"))
         module.add_parser(cast(Any, subparsers))
-        command = "jobs" if name == "jobs_list" else name.replace("_", "-")
         subparser = subparsers.choices[command]
         subparser.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"

@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
     if args.paths:
         return _look(args.paths, as_json=args.json)
     from longtake.jobs.console import output, print_json, table
-    from longtake.operators import checkpoint
-    from longtake.operators.presets import PRESETS
+    from longtake.operators.model import checkpoint
+    from longtake.operators.model.presets import PRESETS
 
     presets: list[dict[str, Any]] = [
         {"name": name, "about": _first_line(make.__doc__), **_parameters(name)} for name, make in PRESETS.items()
@@ -73,9 +73,9 @@ def _look(paths: list[str], *, as_json: bool) -> int:
     """Say of each model what it is. What is none ends the command only where nothing else was given."""
     import dataclasses
 
+    from longtake.errors import CheckpointError
     from longtake.jobs.console import output, print_json, table, warn
-    from longtake.operators.errors import CheckpointError
-    from longtake.operators.pretrained.uses import Described, describe
+    from longtake.operators.inspect_model import Described, describe
 
     found: list[Described] = []
     errors: list[CheckpointError] = []
@@ -119,8 +119,8 @@ def _parameters(preset: str) -> dict[str, int]:
     """The preset's parameters, in all and by part; built without memory for them."""
     import torch
 
-    from longtake.operators.model import LongTakeModel
-    from longtake.operators.presets import by_name
+    from longtake.operators.model.model import LongTakeModel
+    from longtake.operators.model.presets import by_name
 
     with torch.device("meta"):
         model = LongTakeModel(by_name(preset))
@@ -134,8 +134,8 @@ def _weights(name: str, folder: Path) -> dict[str, Any]:
 
     from safetensors import safe_open
 
-    from longtake.operators.checkpoint import WEIGHTS
-    from longtake.operators.vlm.card import read_card
+    from longtake.operators.hub.card import read_card
+    from longtake.operators.model.checkpoint import WEIGHTS
 
     with safe_open(folder / WEIGHTS, framework="numpy") as file:
         parameters = sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118

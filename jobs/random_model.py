@@ -41,7 +41,7 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write it."""
     from longtake.jobs.console import output
-    from longtake.operators.vlm.random_model import write_random_vlm
+    from longtake.operators.hub.random_model import write_random_vlm
 
     folder = write_random_vlm(args.directory, args.family, seed=args.seed, side=args.side, width=args.width)
     output().print(f"{args.family} with random weights in {folder}; use it with --model vlm:{folder}")

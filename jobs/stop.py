@@ -33,7 +33,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Stop it, and say how it ended."""
-    from longtake.pipeline.submission import stop
+    from longtake.pipeline.indexing.cluster import stop
 
     job = stop(args.job, address=args.address)
     print(f"{job.name} {job.status.lower()}")

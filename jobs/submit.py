@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longtake.jobs.index import absolute_model, add_options
+from longtake.jobs.index.index import absolute_model, add_options
 
 if TYPE_CHECKING:
     from longtake.jobs.main import Subparsers
@@ -56,7 +56,7 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Submit and print the job's name."""
     from longtake.jobs.console import print_json
-    from longtake.pipeline.submission import submit
+    from longtake.pipeline.indexing.cluster import submit
 
     arguments = index_arguments(args)
     name = submit(arguments, address=args.address, python=args.python)

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from longtake.jobs.console import messages, output, percent, print_json, table, warn
-    from longtake.pipeline.world_video import WorldOptions, write_world
+    from longtake.pipeline.synthetic.write_videos import WorldOptions, write_world
 
     options = WorldOptions(
         out=Path(args.out),

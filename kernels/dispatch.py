@@ -13,7 +13,7 @@ import os
 import torch
 from torch import Tensor
 
-from longtake.kernels.errors import KernelUnavailableError
+from longtake.errors import KernelUnavailableError
 
 VARIABLE = "LONGTAKE_KERNELS"
 CHOICES = ("auto", "reference", "triton")

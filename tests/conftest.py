@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from longtake.operators.checkpoint import LoadedModel
-    from longtake.pipeline.committer import Committer
+    from longtake.operators.model.checkpoint import LoadedModel
+    from longtake.pipeline.table.writer import Committer
 
 # One thread a process: the suite runs many processes on few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -76,15 +76,15 @@ class IndexWriter:
     """Writes real indexes of made-up tokens through the real committer: for tests of reading and asking."""
 
     def __init__(self, checkpoint: Path) -> None:
-        from longtake.operators.checkpoint import load_model
+        from longtake.operators.model.checkpoint import load_model
 
         self.checkpoint = checkpoint
         self.loaded: LoadedModel = load_model(str(checkpoint))
 
     def create(self, folder: Path, videos: Mapping[str, int], *, status: str = "done") -> Committer:
         """An index with `videos` (uri: how many snippets of one second); the committer can add more."""
-        from longtake.pipeline.committer import Committer
-        from longtake.pipeline.index_metadata import IndexMetadata
+        from longtake.pipeline.table.metadata import IndexMetadata
+        from longtake.pipeline.table.writer import Committer
 
         config = self.loaded.config
         metadata = IndexMetadata(
@@ -103,9 +103,9 @@ class IndexWriter:
         """Commit snippets of one video (random tokens that depend on uri and number), then its row."""
         import numpy as np
 
-        from longtake.pipeline.committer import SnippetRow, write_snippets
-        from longtake.pipeline.identity import video_id
-        from longtake.pipeline.tables import VideoRow
+        from longtake.pipeline.table.identity import video_id
+        from longtake.pipeline.table.schema import VideoRow
+        from longtake.pipeline.table.writer import SnippetRow, write_snippets
 
         metadata = committer.metadata
         key = video_id(uri, "rate=8.0", metadata.fingerprint)
@@ -145,8 +145,9 @@ class IndexWriter:
 @pytest.fixture(scope="session")
 def index_writer(tmp_path_factory: pytest.TempPathFactory) -> IndexWriter:
     """Writes indexes for an untrained model of the shipped size."""
-    from longtake.operators import presets
-    from longtake.operators.checkpoint import random_model, save_model
+    from longtake.operators.model import presets
+    from longtake.operators.model.checkpoint import save_model
+    from longtake.operators.synthetic.random_model import random_model
 
     checkpoint = tmp_path_factory.mktemp("checkpoint") / "random"
     made = random_model(presets.tiny(), seed=1)

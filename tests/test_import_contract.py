@@ -22,8 +22,8 @@ HOMES = {
     "av": ("pipeline/",),
     "decord": ("pipeline/",),
     "argparse": ("jobs/",),
-    "transformers": ("operators/vlm/", "operators/pretrained/"),
-    "huggingface_hub": ("operators/vlm/",),
+    "transformers": ("operators/vlm/", "operators/hub/", "operators/bench/", "operators/model/encoders/"),
+    "huggingface_hub": ("operators/hub/",),
 }
 BLOCKED_ON_A_GPU_MACHINE = ("ray", "lance", "av", "decord")
 
@@ -94,10 +94,10 @@ def run_python(program: str) -> subprocess.CompletedProcess[str]:
 def test_the_network_and_training_import_on_a_machine_without_ray_lance_and_decoders() -> None:
     modules = [
         "longtake." + ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        for path in [*sources("kernels", "operators"), ROOT / "jobs/train.py"]
+        for path in [*sources("kernels", "operators"), ROOT / "jobs/train/main.py"]
         if path.exists()
     ]
-    assert "longtake.operators.config" in modules
+    assert "longtake.operators.model.config" in modules
     program = f"""
 import importlib, sys
 blocked = {BLOCKED_ON_A_GPU_MACHINE}
@@ -131,14 +131,14 @@ sys.exit(f"loaded: {sorted(heavy & set(sys.modules))}" if heavy & set(sys.module
     assert done.stdout.startswith("usage: longtake")
 
 
-@pytest.mark.parametrize("stage", ["demux_stage", "decode_stage"])
+@pytest.mark.parametrize("stage", ["demux", "decode"])
 def test_demuxers_and_decoders_do_without_torch(stage: str) -> None:
     # It would cost each of their processes a second and 200 MB.
     program = f"""
 import sys
-import longtake.pipeline.{stage}
-from longtake.operators.presets import tiny
-from longtake.pipeline.media.intake import ConfigIntake
+import longtake.pipeline.indexing.stages.{stage}
+from longtake.operators.model.presets import tiny
+from longtake.pipeline.media.model_input import ConfigIntake
 ConfigIntake(config=tiny())
 heavy = {{"torch", "torchaudio", "ray", "lance", "transformers"}} & set(sys.modules)
 sys.exit(f"loaded: {{sorted(heavy)}}" if heavy else 0)

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from longtake.kernels.errors import LongTakeError
+from longtake.errors import LongTakeError
 from longtake.kernels.targets import SHARED_MEMORY, TARGETS, Program, TargetName
 
 # Triton's name of each machine: backend, architecture, threads of a warp.

@@ -12,12 +12,7 @@ from torch import Tensor
 from longtake.kernels.bench.case import Case, Inputs, Suite, Work
 from longtake.kernels.combine_attention.op import MOST_SOURCES, forward_op
 from longtake.kernels.combine_attention.reference import combine_attention as reference
-from longtake.kernels.combine_attention.settings import (
-    MOST_PARTS,
-    Settings,
-    backward_settings,
-    forward_settings,
-)
+from longtake.kernels.combine_attention.settings import MOST_PARTS, Settings, backward_settings, forward_settings
 from longtake.kernels.targets import Program, TargetName
 
 HEAD_WIDTH = 64

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longtake.operators.ablation.features import BeatFeatures
-from longtake.operators.combiners import Combiner, Features
-from longtake.operators.training.built_in import DESCRIPTION
+from longtake.operators.model.combiners import Combiner, Features
+from longtake.operators.synthetic.training.shapes_task import DESCRIPTION
 
 # What of a video a variant is given.
 Senses = Literal["both", "no_sound", "sound_shuffled", "no_picture", "none"]

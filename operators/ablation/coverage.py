@@ -24,8 +24,8 @@ from longtake.operators.ablation.combining import (
 )
 from longtake.operators.ablation.features import BeatFeatures
 from longtake.operators.ablation.questions import Batches, TestSet
-from longtake.operators.chat import ChatTokenizer
-from longtake.operators.config import (
+from longtake.operators.model.chat import ChatTokenizer
+from longtake.operators.model.config import (
     CombinerConfig,
     CombinerName,
     LatentConfig,
@@ -33,8 +33,8 @@ from longtake.operators.config import (
     TextConfig,
     TransformerConfig,
 )
-from longtake.operators.model import LongTakeModel
-from longtake.operators.training.batches import Questions, tensorize
+from longtake.operators.model.model import LongTakeModel
+from longtake.operators.synthetic.training.batches import Questions, tensorize
 from longtake.operators.training.losses import LossWeights, question_losses, rightly_answered
 
 # recent and uniform snippets: one snippet in so many is kept, with so many times the tokens each.

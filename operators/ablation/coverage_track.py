@@ -12,18 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from longtake.operators.ablation.batch_cache import Drawn
 from longtake.operators.ablation.combining import Describing
 from longtake.operators.ablation.coverage import QUICK, VARIANTS, CoverageModel, Plan
-from longtake.operators.ablation.drawn import Drawn
 from longtake.operators.ablation.features import BeatFeatures, delayed, encoded
 from longtake.operators.ablation.questions import Batches, TestSet, needle_set, question_set
 from longtake.operators.ablation.results import Row, RunResult, count_right, majority_rows
 from longtake.operators.ablation.tracks import Report, Step
-from longtake.operators.checkpoint import LoadedModel, load_model
-from longtake.operators.training.built_in import BeatPool, describe
-from longtake.operators.training.course import PoolSpec
-from longtake.operators.world.script import BEAT_S, Script
-from longtake.operators.world.worlds import BUILT_IN
+from longtake.operators.model.checkpoint import LoadedModel, load_model
+from longtake.operators.synthetic.script import BEAT_S, Script
+from longtake.operators.synthetic.training.shapes_task import BeatPool, describe
+from longtake.operators.synthetic.training.task import PoolSpec
+from longtake.operators.synthetic.worlds import BUILT_IN
 
 BEATS = 64
 DELAYS = (0.25, 0.5, 1.0)

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from longtake.operators.checkpoint import LoadedModel
-from longtake.operators.combiners import Features
-from longtake.operators.config import ModelConfig
-from longtake.operators.training.batches import Clips, render_clips
-from longtake.operators.world.script import Script
+from longtake.operators.model.checkpoint import LoadedModel
+from longtake.operators.model.combiners import Features
+from longtake.operators.model.config import ModelConfig
+from longtake.operators.synthetic.script import Script
+from longtake.operators.synthetic.training.render import Clips, render_clips
 
 VERSION = 2
 

@@ -15,12 +15,12 @@ from longtake.operators.ablation.combining import Describing
 from longtake.operators.ablation.questions import Batches, TestSet, question_set
 from longtake.operators.ablation.stream import StreamBatch, StreamVariant, Writer
 from longtake.operators.ablation.stream_track import StreamTrack
-from longtake.operators.chat import ChatTokenizer
-from longtake.operators.training.built_in import DESCRIPTION, BeatPool, describe
-from longtake.operators.training.course import PoolSpec
-from longtake.operators.world.questions import Kind
-from longtake.operators.world.script import BEAT_S, COLOURS, MAX_COUNT, SHAPES, SOUNDS, Script, Thing
-from longtake.operators.world.worlds import BUILT_IN
+from longtake.operators.model.chat import ChatTokenizer
+from longtake.operators.synthetic.questions import Kind
+from longtake.operators.synthetic.script import BEAT_S, COLOURS, MAX_COUNT, SHAPES, SOUNDS, Script, Thing
+from longtake.operators.synthetic.training.shapes_task import DESCRIPTION, BeatPool, describe
+from longtake.operators.synthetic.training.task import PoolSpec
+from longtake.operators.synthetic.worlds import BUILT_IN
 
 BEATS = 64
 # Facts that a small memory can hold: a flash and at most 24 soundings a video, however long it is. What else was shown

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from longtake.operators.chat import ChatTokenizer
-from longtake.operators.training.batches import Questions, tensorize
-from longtake.operators.training.built_in import BeatPool
-from longtake.operators.world.questions import KINDS, Kind, Question, ask, random_span
-from longtake.operators.world.script import BEAT_S, Script
+from longtake.operators.model.chat import ChatTokenizer
+from longtake.operators.synthetic.questions import KINDS, Kind, Question, ask, random_span
+from longtake.operators.synthetic.script import BEAT_S, Script
+from longtake.operators.synthetic.training.batches import Questions, tensorize
+from longtake.operators.synthetic.training.shapes_task import BeatPool
 
 # How often each kind is asked in training; "heard" is there because it teaches what sounded when.
 SHARES: tuple[tuple[Kind, int], ...] = (

@@ -17,8 +17,8 @@ from typing import Any
 
 from torch import Tensor
 
+from longtake.errors import InputError
 from longtake.operators.ablation.questions import TestSet
-from longtake.operators.errors import InputError
 
 # What a record says of a run beside its notes.
 _RUN = ("variant", "seed", "seconds", "cpu_seconds")

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 
 from longtake.operators.ablation.combining import optimizer_of, rate_at, update
 from longtake.operators.ablation.questions import TestSet
-from longtake.operators.chat import ChatTokenizer
-from longtake.operators.combiners.ttm import LONGEST_S, TokenTuringUnit
-from longtake.operators.config import CombinerConfig, LatentConfig, ModelConfig, TextConfig, TransformerConfig
-from longtake.operators.latent import LatentModel
-from longtake.operators.layers import sinusoid
-from longtake.operators.text import TextDecoder
-from longtake.operators.training.batches import Questions, tensorize
+from longtake.operators.model.chat import ChatTokenizer
+from longtake.operators.model.combiners.ttm import LONGEST_S, TokenTuringUnit
+from longtake.operators.model.config import CombinerConfig, LatentConfig, ModelConfig, TextConfig, TransformerConfig
+from longtake.operators.model.latent import LatentModel
+from longtake.operators.model.layers import sinusoid
+from longtake.operators.model.text import TextDecoder
+from longtake.operators.synthetic.training.batches import Questions, tensorize
 from longtake.operators.training.losses import rightly_answered
 
 # latent_last: the last latents; latents: every one; tokens: the combiner's, of every snippet; none: the question alone.

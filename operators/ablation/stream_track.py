@@ -17,9 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from longtake.operators import combiners
+from longtake.operators.ablation.batch_cache import Drawn
 from longtake.operators.ablation.combining import Describing, TokenSource, train_combiner
-from longtake.operators.ablation.drawn import Drawn
 from longtake.operators.ablation.features import encoded
 from longtake.operators.ablation.questions import TestSet
 from longtake.operators.ablation.results import Row, RunResult, count_right, majority_rows
@@ -32,9 +31,10 @@ from longtake.operators.ablation.stream import (
     train_stream,
 )
 from longtake.operators.ablation.tracks import Report, Step
-from longtake.operators.chat import ChatTokenizer
-from longtake.operators.checkpoint import LoadedModel, load_model
-from longtake.operators.world.script import Script
+from longtake.operators.model import combiners
+from longtake.operators.model.chat import ChatTokenizer
+from longtake.operators.model.checkpoint import LoadedModel, load_model
+from longtake.operators.synthetic.script import Script
 
 TOKENS = 4
 

@@ -10,15 +10,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from longtake.operators.ablation import swaps
+from longtake.operators.ablation import state_tracking
 from longtake.operators.ablation.combining import Describing
 from longtake.operators.ablation.questions import TestSet
+from longtake.operators.ablation.state_tracking import PARTS, STATE_PARTS, SwapPool, swap_words, write_swap_script
 from longtake.operators.ablation.stream import StreamBatch, StreamVariant
 from longtake.operators.ablation.stream_track import StreamTrack
-from longtake.operators.ablation.swaps import PARTS, STATE_PARTS, SwapPool, swap_words, write_swap_script
-from longtake.operators.chat import ChatTokenizer
-from longtake.operators.training.batches import tensorize
-from longtake.operators.world.script import Script
+from longtake.operators.model.chat import ChatTokenizer
+from longtake.operators.synthetic.script import Script
+from longtake.operators.synthetic.training.batches import tensorize
 
 BEATS = 64
 SNIPPETS = 32
@@ -119,9 +119,9 @@ class TrackingTrack(StreamTrack):
             longest = max(1, round(SNIPPETS * min(1.0, 2 * done)))
             swapped = max(1, round(most * min(1.0, done / SWAPS_GROW)))
             snippets = longest if rng.random() < 0.5 else rng.randint(1, longest)
-            whole = max(snippets, len(swaps.PLACES))
+            whole = max(snippets, len(state_tracking.PLACES))
             games = [
-                pool.game(rng, whole, rng.randint(0, min(swapped, whole - len(swaps.PLACES))))
+                pool.game(rng, whole, rng.randint(0, min(swapped, whole - len(state_tracking.PLACES))))
                 for _ in range(self.spent.videos)
             ]
             cuts = sorted({snippets, *(rng.randint(1, snippets) for _ in range(CUTS - 1))})

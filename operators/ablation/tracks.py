@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 import torch
 
+from longtake.errors import LongTakeError
 from longtake.operators.ablation.results import Row, RunResult, read_result, result_path, write_result
-from longtake.operators.errors import LongTakeError
 
 TRACKS = ("coverage", "memory", "tracking")
 

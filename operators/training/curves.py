@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from longtake.operators.errors import InputError
+from longtake.errors import InputError
 
 
 def draw_curves(run: Path) -> Path:

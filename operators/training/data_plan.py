@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from longtake.operators.errors import InputError
+from longtake.errors import InputError
 from longtake.operators.training.losses import LossWeights
 from longtake.operators.training.row_batches import RandomStretches, RowBatches
 from longtake.operators.training.rows import Row

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from longtake.operators.chat import ChatTokenizer
-from longtake.operators.checkpoint import CONFIG, WEIGHTS, save_model
-from longtake.operators.errors import InputError
-from longtake.operators.model import LongTakeModel
+from longtake.errors import InputError
+from longtake.operators.model.chat import ChatTokenizer
+from longtake.operators.model.checkpoint import CONFIG, WEIGHTS, save_model
+from longtake.operators.model.model import LongTakeModel
 from longtake.operators.training.data_plan import (
     ENCODERS,
     PARTS,
@@ -38,12 +38,7 @@ from longtake.operators.training.data_plan import (
     snippet_batches,
 )
 from longtake.operators.training.losses import Losses, LossWeights, question_losses, reconstruction_losses, reduced
-from longtake.operators.training.row_batches import (
-    RowBatch,
-    Stretch,
-    moved,
-    tensorize_rows,
-)
+from longtake.operators.training.row_batches import RowBatch, Stretch, moved, tensorize_rows
 from longtake.operators.training.run import Report, Stage, TrainingRun
 from longtake.operators.training.snippet_store import join_clips
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longtake.operators.model import LongTakeModel
-from longtake.operators.training.batches import Questions
+from longtake.operators.model.model import LongTakeModel
+from longtake.operators.synthetic.training.batches import Questions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from longtake.operators.chat import ChatTokenizer
-from longtake.operators.training.batches import Questions
+from longtake.operators.model.chat import ChatTokenizer
+from longtake.operators.synthetic.training.batches import Questions
 from longtake.operators.training.rows import Places, Row
 
 # Stretches of similar length go together: an epoch's are sorted within groups of so many batches.

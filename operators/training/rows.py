@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from longtake.operators.chat import DIGITS, ROLES, SPECIALS, ChatTokenizer
+from longtake.operators.model.chat import DIGITS, ROLES, SPECIALS, ChatTokenizer
 
 # What a caption answers: the words that the made world's descriptions answer too.
 CAPTION_PROMPT = "What happens?"

@@ -22,10 +22,10 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Dataset
 
-from longtake.operators.chat import ChatTokenizer
-from longtake.operators.checkpoint import save_model
-from longtake.operators.errors import InputError
-from longtake.operators.model import LongTakeModel
+from longtake.errors import InputError
+from longtake.operators.model.chat import ChatTokenizer
+from longtake.operators.model.checkpoint import save_model
+from longtake.operators.model.model import LongTakeModel
 from longtake.operators.training.losses import Losses
 
 DONE = "done"

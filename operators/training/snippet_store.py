@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from longtake.operators.config import ModelConfig
-from longtake.operators.errors import InputError
-from longtake.operators.training.batches import Clips
+from longtake.errors import InputError
+from longtake.operators.model.config import ModelConfig
+from longtake.operators.synthetic.training.render import Clips
 
 # One snippet: pictures uint8 [F, H, W, 3], their mask [F], sound float32 [A, M], its mask [A]; and its window in ns.
 Record = tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.float32], NDArray[np.bool_]]

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longtake.operators.answering import Answer
-from longtake.operators.sampling import top_p
+from longtake.operators.model.answering import Answer
+from longtake.operators.model.sampling import top_p
 from longtake.operators.vlm.cache import fork
 from longtake.operators.vlm.evidence import Watch, weights_of_snippets
 from longtake.operators.vlm.model import VLM

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from longtake.operators.errors import CheckpointError
+from longtake.errors import CheckpointError
+from longtake.operators.hub.locate import locate, read_config, require_transformers
+from longtake.operators.hub.mel_front import MelFront
+from longtake.operators.hub.picture_preparation import fit
+from longtake.operators.hub.weights import fingerprint, one_line, weight_files
 from longtake.operators.vlm.family import MOST_TOKENS_A_STEP
-from longtake.operators.vlm.loading import locate, read_config, recognise, require_transformers
-from longtake.operators.vlm.pictures import fit
-from longtake.operators.vlm.sound import MelFront
-from longtake.operators.vlm.weights import fingerprint, one_line, weight_files
+from longtake.operators.vlm.loading import recognise
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,11 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from longtake.operators.errors import CheckpointError
+from longtake.errors import CheckpointError
+from longtake.operators.hub.mel_front import MelFront
+from longtake.operators.hub.picture_preparation import Preparation, fit
 from longtake.operators.vlm.layout import Layout, Positions
-from longtake.operators.vlm.pictures import Preparation, fit
 from longtake.operators.vlm.prompt import Around, ChatPrompt, read_template
-from longtake.operators.vlm.sound import MelFront
 from longtake.operators.vlm.tokens import PICTURE, VideoTokens
 
 # Tokens that one step takes at most, unless the caller says otherwise: 16 x 16.

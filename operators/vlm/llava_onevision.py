@@ -7,9 +7,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from longtake.operators.hub.picture_preparation import Preparation
 from longtake.operators.vlm.family import Family
 from longtake.operators.vlm.layout import NEWLINE, Layout, LayoutBuilder, Positions, in_order
-from longtake.operators.vlm.pictures import Preparation
 from longtake.operators.vlm.prompt import Around
 from longtake.operators.vlm.tokens import VideoTokens
 

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from longtake.operators.hub.mel_front import MelFront
 from longtake.operators.vlm.combiners import combine
 from longtake.operators.vlm.family import MOST_TOKENS_A_STEP, Family
-from longtake.operators.vlm.sound import MelFront, raise_to_peak
+from longtake.operators.vlm.sound import raise_to_peak
 from longtake.operators.vlm.tokens import SnippetTokens, whole_places
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from longtake.operators.errors import CheckpointError
+from longtake.errors import CheckpointError
 
 
 def read_template(path: Path, tokenizer: Any) -> str:

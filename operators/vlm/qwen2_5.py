@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from longtake.operators.hub.mel_front import MelFront
 from longtake.operators.vlm.family import PatchFamily, grid_positions, seconds_to_positions
 from longtake.operators.vlm.layout import Layout, LayoutBuilder, Positions, in_order
 from longtake.operators.vlm.prompt import Around
-from longtake.operators.vlm.sound import MelFront
 from longtake.operators.vlm.tokens import SOUND, VideoTokens
 
 

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 
 from longtake.pipeline.media.geometry import PictureFormat
-from longtake.pipeline.media.intake import Intake
+from longtake.pipeline.media.model_input import Intake
 from longtake.pipeline.media.plan import Plan, Window
 from longtake.pipeline.media.segment import Cue, Damage, End, Pictures, SoundChunk
 from longtake.pipeline.media.snippet import Snippet

@@ -10,14 +10,14 @@ from typing import TypeAlias
 
 import av
 
-from longtake.operators.errors import MediaError
+from longtake.errors import MediaError
 from longtake.pipeline.media.clock import PictureClock
 from longtake.pipeline.media.cut import SegmentCutter, is_hidden
 from longtake.pipeline.media.geometry import PictureFormat
 from longtake.pipeline.media.plan import SECOND_NS, Plan, Sampling, plan_budget, plan_rate
 from longtake.pipeline.media.probe import MediaInfo, open_media
 from longtake.pipeline.media.segment import Cue, Damage, End, Pictures, Reader, Segment, SoundChunk, one_line
-from longtake.pipeline.media.sound import SoundReader
+from longtake.pipeline.media.sound.reader import SoundReader
 from longtake.pipeline.media.subtitles import read_cues
 
 Item: TypeAlias = Segment | Pictures | SoundChunk | Cue | Damage | End

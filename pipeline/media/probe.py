@@ -16,7 +16,7 @@ from typing import Any
 
 import av
 
-from longtake.operators.errors import MediaError
+from longtake.errors import MediaError
 from longtake.pipeline.media.geometry import displayed_size
 from longtake.pipeline.media.plan import SECOND_NS
 from longtake.pipeline.media.segment import CodedPicture

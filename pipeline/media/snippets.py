@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from longtake.operators.config import ModelConfig
+from longtake.operators.model.config import ModelConfig
 from longtake.pipeline.media.assemble import Assembler
 from longtake.pipeline.media.decode import decode_segment
 from longtake.pipeline.media.demux import demux, make_plan
-from longtake.pipeline.media.intake import ConfigIntake, Intake
+from longtake.pipeline.media.model_input import ConfigIntake, Intake
 from longtake.pipeline.media.plan import Sampling
 from longtake.pipeline.media.probe import MediaInfo
 from longtake.pipeline.media.segment import Damage, Reader, Segment

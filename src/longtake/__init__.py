@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from longtake.pipeline.index import Index
+    from longtake.pipeline.answering.index import Index
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "open_index"]
@@ -20,12 +20,13 @@ def open_index(path: str | os.PathLike[str], *, model: str | None = None) -> Ind
         model: a checkpoint directory or a preset's name, or `vlm:` and where a public model lies; by default what the
             index was written with.
     Returns:
-        `longtake.pipeline.index.Index`, with `.ask(...)`, `.stream(...)`, `.videos()`, `.find(name)` and `.refresh()`.
+        `longtake.pipeline.answering.index.Index`, with `.ask(...)`, `.stream(...)`, `.videos()`, `.find(name)` and
+        `.refresh()`.
     Raises:
-        longtake.operators.errors.InputError: there is no index at `path`.
-        longtake.operators.errors.IndexMismatchError: another format version wrote it.
+        longtake.errors.InputError: there is no index at `path`.
+        longtake.errors.IndexMismatchError: another format version wrote it.
     """
     # Torch and Lance take seconds to load; `import longtake` and `longtake --help` must not wait for them.
-    from longtake.pipeline.index import open_index as open_it
+    from longtake.pipeline.answering.index import open_index as open_it
 
     return open_it(path, model=model)

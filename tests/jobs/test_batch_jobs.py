@@ -20,10 +20,10 @@ import lance
 import psutil
 import pytest
 
-from longtake.operators.errors import InputError
-from longtake.pipeline.loop_clip import loop_clip
-from longtake.pipeline.submission import list_jobs, read_logs, stop
-from longtake.pipeline.tables import IndexReader, table_uri
+from longtake.errors import InputError
+from longtake.pipeline.bench.loop_clip import loop_clip
+from longtake.pipeline.indexing.cluster import list_jobs, read_logs, stop
+from longtake.pipeline.table.schema import IndexReader, table_uri
 
 ROOT = Path(__file__).resolve().parents[2]
 # Ray asks for a token, or not, by what it finds in the home folder; here the head and its users must agree.

@@ -12,14 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from longtake.kernels.bench.binaries import (
-    Binary,
-    assembly_figures,
-    code_bytes,
-    compile_programs,
-)
+from longtake.errors import LongTakeError
+from longtake.kernels.bench.binaries import Binary, assembly_figures, code_bytes, compile_programs
 from longtake.kernels.bench.suites import cases_module, op_names
-from longtake.kernels.errors import LongTakeError
 from longtake.kernels.targets import SHARED_MEMORY, TARGETS, TargetName
 
 # Programs of all kinds, among them some that must not be shipped. Where a label says so the process dies of it.

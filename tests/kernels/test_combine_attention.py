@@ -11,12 +11,12 @@ import torch
 from tests.kernels.checks import DEVICE, assert_as_exact_as_torch, gradients, surrounded
 from torch import Tensor
 
+from longtake.errors import KernelUnavailableError
 from longtake.kernels.combine_attention import settings
 from longtake.kernels.combine_attention.op import backward_op, combine_attention, forward_op
 from longtake.kernels.combine_attention.reference import combine_attention as reference
-from longtake.kernels.errors import KernelUnavailableError
 from longtake.kernels.targets import TARGETS
-from longtake.operators import combiners, presets
+from longtake.operators.model import combiners, presets
 
 Masks = Sequence[Tensor | None]
 

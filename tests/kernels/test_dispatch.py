@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from longtake.errors import KernelUnavailableError, LongTakeError
 from longtake.kernels.dispatch import dtype_obstacle, use_triton
-from longtake.kernels.errors import KernelUnavailableError, LongTakeError
 
 
 def test_a_cpu_takes_the_reference_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:

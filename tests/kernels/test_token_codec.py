@@ -7,17 +7,10 @@ import torch
 from tests.kernels.checks import DEVICE, assert_as_exact_as_torch, gradients, surrounded
 from torch import Tensor
 
+from longtake.errors import KernelUnavailableError
 from longtake.kernels.bench.case import Case
-from longtake.kernels.errors import KernelUnavailableError
 from longtake.kernels.token_codec import cases, reference
-from longtake.kernels.token_codec.op import (
-    LARGEST_GROUP,
-    decode,
-    decode_backward_op,
-    decode_op,
-    encode,
-    encode_op,
-)
+from longtake.kernels.token_codec.op import LARGEST_GROUP, decode, decode_backward_op, decode_op, encode, encode_op
 
 # The interpreter says so where an infinity meets a scale of 0.
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in multiply")

@@ -10,12 +10,12 @@ import torch
 from tests.kernels.checks import DEVICE, assert_as_exact_as_torch, gradients, surrounded
 from torch import Tensor
 
-from longtake.kernels.errors import KernelUnavailableError
+from longtake.errors import KernelUnavailableError
 from longtake.kernels.targets import TARGETS, TargetName
 from longtake.kernels.token_summary import cases, reference, settings
 from longtake.kernels.token_summary.op import token_summary
-from longtake.operators.combiners.ttm import TokenTuringUnit
-from longtake.operators.config import CombinerConfig, TransformerConfig
+from longtake.operators.model.combiners.ttm import TokenTuringUnit
+from longtake.operators.model.config import CombinerConfig, TransformerConfig
 
 float32, bfloat16, float16 = torch.float32, torch.bfloat16, torch.float16
 # Batch, tokens of each source, width, summaries, hidden.

@@ -11,13 +11,13 @@ import pytest
 import torch
 from tests.kernels.checks import DEVICE
 
-from longtake.operators import presets
-from longtake.operators.config import AudioConfig, ModelConfig, TransformerConfig, Tube, VideoConfig
-from longtake.operators.model import LongTakeModel
-from longtake.operators.pretrained import Towers
-from longtake.operators.training import trainer
-from longtake.operators.training.snippet_stage import SnippetStage
-from longtake.operators.training.trainer import Plan, Trainer
+from longtake.operators.model import presets
+from longtake.operators.model.config import AudioConfig, ModelConfig, TransformerConfig, Tube, VideoConfig
+from longtake.operators.model.encoders import Towers
+from longtake.operators.model.model import LongTakeModel
+from longtake.operators.synthetic.training import trainer
+from longtake.operators.synthetic.training.snippet_stage import SnippetStage
+from longtake.operators.synthetic.training.trainer import Plan, Trainer
 
 NATIVE = DEVICE.type == "cuda"
 STEPS = 300 if NATIVE else 40

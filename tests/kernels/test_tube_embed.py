@@ -11,7 +11,7 @@ import torch
 from tests.kernels.checks import DEVICE, assert_as_exact_as_torch, gradients, surrounded
 from torch import Tensor
 
-from longtake.kernels.errors import KernelUnavailableError
+from longtake.errors import KernelUnavailableError
 from longtake.kernels.targets import TARGETS
 from longtake.kernels.tube_embed import cases, op, settings
 from longtake.kernels.tube_embed.op import forward_op, tube_embed, weight_gradients_op
@@ -225,8 +225,8 @@ def test_autocast_chooses_the_dtype_as_for_a_dense_layer() -> None:
 
 
 def test_the_encoder_runs_on_it() -> None:
-    from longtake.operators.config import TransformerConfig, Tube, VideoConfig
-    from longtake.operators.encoders import VideoEncoder
+    from longtake.operators.model.config import TransformerConfig, Tube, VideoConfig
+    from longtake.operators.model.encoders.own import VideoEncoder
 
     tubes = (Tube(kernel=(2, 8, 8), stride=(2, 8, 8), offset=(0, 4, 0)), Tube(kernel=(1, 8, 8), stride=(2, 8, 8)))
     config = VideoConfig(frames=4, height=20, width=24, tubes=tubes, encoder=TransformerConfig(depth=1, heads=3))

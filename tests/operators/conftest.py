@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from longtake.operators.combiners import Features
-from longtake.operators.config import (
+from longtake.operators.model.combiners import Features
+from longtake.operators.model.config import (
     AudioConfig,
     CombinerConfig,
     LatentConfig,

@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from longtake.kernels.token_codec.op import decode, encode
-from longtake.operators import presets
-from longtake.operators.checkpoint import load_model, random_model, save_model
-from longtake.operators.snippet_encoder import SnippetEncoder
+from longtake.operators.model import presets
+from longtake.operators.model.checkpoint import load_model, save_model
+from longtake.operators.model.snippet_encoder import SnippetEncoder
+from longtake.operators.synthetic.random_model import random_model
 from longtake.pipeline.media.plan import Sampling
 from longtake.pipeline.media.probe import probe
 from longtake.pipeline.media.snippet import Snippet

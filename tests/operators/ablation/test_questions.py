@@ -8,9 +8,9 @@ from longtake.operators.ablation.coverage_track import CoverageTrack
 from longtake.operators.ablation.features import delayed
 from longtake.operators.ablation.questions import Batches, needle_set, question_set
 from longtake.operators.ablation.results import majority_rows
-from longtake.operators.training.built_in import BeatPool
-from longtake.operators.training.course import PoolSpec
-from longtake.operators.world.script import write_script
+from longtake.operators.synthetic.script import write_script
+from longtake.operators.synthetic.training.shapes_task import BeatPool
+from longtake.operators.synthetic.training.task import PoolSpec
 
 
 def pool() -> BeatPool:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from longtake.errors import InputError
 from longtake.operators.ablation.plots import draw
 from longtake.operators.ablation.results import (
     Row,
@@ -21,7 +22,6 @@ from longtake.operators.ablation.results import (
     take_over,
     write_result,
 )
-from longtake.operators.errors import InputError
 
 
 def rows(*right: int) -> list[Row]:

@@ -11,16 +11,16 @@ from longtake.operators.ablation.combining import Describing
 from longtake.operators.ablation.memory_track import STATE_PARTS, MemoryBudget, MemoryTrack, states
 from longtake.operators.ablation.memory_track import VARIANTS as MEMORY
 from longtake.operators.ablation.questions import Batches
+from longtake.operators.ablation.state_tracking import PARTS
 from longtake.operators.ablation.stream import StreamModel, StreamVariant, stream_config
-from longtake.operators.ablation.swaps import PARTS
 from longtake.operators.ablation.tracking_track import VARIANTS as TRACKING
 from longtake.operators.ablation.tracking_track import TrackingBudget, TrackingTrack
 from longtake.operators.ablation.tracks import Step
-from longtake.operators.presets import tiny
-from longtake.operators.training.built_in import BeatPool
-from longtake.operators.training.course import PoolSpec
-from longtake.operators.world.questions import Question, ask
-from longtake.operators.world.script import BEAT_S, COLOURS, SHAPES, SOUNDS
+from longtake.operators.model.presets import tiny
+from longtake.operators.synthetic.questions import Question, ask
+from longtake.operators.synthetic.script import BEAT_S, COLOURS, SHAPES, SOUNDS
+from longtake.operators.synthetic.training.shapes_task import BeatPool
+from longtake.operators.synthetic.training.task import PoolSpec
 
 CONFIG = stream_config(tiny(), 4, 1, "test")
 

@@ -1,4 +1,4 @@
-"""Tiny models of the real classes (`operators/vlm/random_model.py`), each written and loaded once, and scenes for them.
+"""Tiny models of the real classes (`operators/hub/random_model.py`), each written and loaded once, and scenes for them.
 
 A `Scene` is one short video for one of them: as snippets for our side, and as the inputs of the class's own forward,
 written here by hand from what its processor does (tests/operators/vlm/test_processors.py runs the processor itself).
@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from longtake.operators.hub.random_model import write_random_vlm
 from longtake.operators.vlm import VLM, Clip, SnippetTokens, VideoTokens, load_vlm
-from longtake.operators.vlm.random_model import write_random_vlm
 from longtake.operators.vlm.sound import MelStream
 
 try:

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("transformers", minversion="5.18")
 
-from longtake.operators.errors import CheckpointError
+from longtake.errors import CheckpointError
 from longtake.operators.vlm import VLM
 from longtake.operators.vlm.describe import describe_vlm
 

@@ -12,9 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longtake.operators.errors import CheckpointError
+from longtake.errors import CheckpointError
+from longtake.operators.hub.picture_preparation import Preparation, fit, resize
 from longtake.operators.vlm import VLM, Clip
-from longtake.operators.vlm.pictures import Preparation, fit, resize
 
 FAMILIES = ["qwen3_5", "llava_onevision", "qwen2_5_omni", "qwen2_5_vl"]
 

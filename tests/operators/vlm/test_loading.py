@@ -15,9 +15,11 @@ from safetensors.torch import load_file, save_file
 
 pytest.importorskip("transformers", minversion="5.18")
 
-from longtake.operators.errors import CheckpointError
-from longtake.operators.vlm import Decoding, VLMAnswerer, load_vlm, read_video, weights
-from longtake.operators.vlm.loading import CLASSES, INSTALL, require_transformers
+from longtake.errors import CheckpointError
+from longtake.operators.hub import weights
+from longtake.operators.hub.locate import INSTALL, require_transformers
+from longtake.operators.vlm import Decoding, VLMAnswerer, load_vlm, read_video
+from longtake.operators.vlm.loading import CLASSES
 
 FAMILIES = ["qwen3_5", "qwen3_5_moe", "llava_onevision", "qwen2_5_omni", "qwen2_5_vl"]
 

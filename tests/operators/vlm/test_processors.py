@@ -14,7 +14,7 @@ pytest.importorskip("torchvision")
 
 from transformers import AutoProcessor
 
-from longtake.operators.vlm.pictures import resize
+from longtake.operators.hub.picture_preparation import resize
 
 CASES = [("qwen3_5", False), ("llava_onevision", False), ("qwen2_5_omni", False), ("qwen2_5_omni", True),
          ("qwen2_5_vl", False)]  # fmt: skip

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from longtake.operators.config import (
+from longtake.operators.model.config import (
     AudioConfig,
     CombinerConfig,
     LatentConfig,

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longtake.operators.config import ModelConfig
-from longtake.operators.errors import MediaError
+from longtake.errors import MediaError
+from longtake.operators.model.config import ModelConfig
 from longtake.pipeline.media.plan import SECOND_NS, Sampling
 from longtake.pipeline.media.probe import probe
 from longtake.pipeline.media.snippets import Damage, Snippet, read_snippets

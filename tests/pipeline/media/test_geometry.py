@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longtake.operators.config import ModelConfig
+from longtake.operators.model.config import ModelConfig
 from longtake.pipeline.media.geometry import displayed_size, fit
 from longtake.pipeline.media.plan import Sampling
 from longtake.pipeline.media.probe import probe

@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from longtake.operators.errors import MediaError
+from longtake.errors import MediaError
 from longtake.pipeline.media.probe import probe
 
 # name: codec, stream, size as shown, rotation, start (ns), stated length (ns), audio codec, subtitle streams

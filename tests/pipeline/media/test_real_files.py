@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from longtake.operators.config import ModelConfig
+from longtake.operators.model.config import ModelConfig
 from longtake.pipeline.media.decode import Scaler, decord_is_here, placement_of
 from longtake.pipeline.media.geometry import PictureFormat
 from longtake.pipeline.media.plan import SECOND_NS, Sampling

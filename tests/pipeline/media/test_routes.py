@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longtake.operators.config import ModelConfig
+from longtake.operators.model.config import ModelConfig
 from longtake.pipeline.media import cut
 from longtake.pipeline.media.decode import choose_route, decode_segment, decord_is_here
 from longtake.pipeline.media.demux import demux, measure_end_ns

@@ -1,5 +1,0 @@
-"""Combiners: a snippet's video and audio features to a few tokens. `build` chooses one by its name in the config."""
-
-from longtake.operators.combiners.base import Combiner, Features, build
-
-__all__ = ["Combiner", "Features", "build"]
