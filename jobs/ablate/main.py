@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from longtake.jobs.main import Subparsers
     from longtake.operators.ablation.results import RunResult
-    from longtake.operators.ablation.tracks import Step
+    from longtake.operators.ablation.track import Step
 
 EXAMPLES = """\
 examples:

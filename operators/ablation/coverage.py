@@ -34,7 +34,8 @@ from longtake.operators.model.config import (
     TransformerConfig,
 )
 from longtake.operators.model.model import LongTakeModel
-from longtake.operators.synthetic.training.batches import Questions, tensorize
+from longtake.operators.synthetic.training.batches import tensorize
+from longtake.operators.training.batch_tensors import Questions
 from longtake.operators.training.losses import LossWeights, question_losses, rightly_answered
 
 # recent and uniform snippets: one snippet in so many is kept, with so many times the tokens each.

@@ -18,7 +18,7 @@ from longtake.operators.ablation.coverage import QUICK, VARIANTS, CoverageModel,
 from longtake.operators.ablation.features import BeatFeatures, delayed, encoded
 from longtake.operators.ablation.questions import Batches, TestSet, needle_set, question_set
 from longtake.operators.ablation.results import Row, RunResult, count_right, majority_rows
-from longtake.operators.ablation.tracks import Report, Step
+from longtake.operators.ablation.track import Report, Step
 from longtake.operators.model.checkpoint import LoadedModel, load_model
 from longtake.operators.synthetic.script import BEAT_S, Script
 from longtake.operators.synthetic.training.shapes_task import BeatPool, describe

@@ -24,7 +24,8 @@ from longtake.operators.model.checkpoint import LoadedModel
 from longtake.operators.model.combiners import Features
 from longtake.operators.model.config import ModelConfig
 from longtake.operators.synthetic.script import Script
-from longtake.operators.synthetic.training.render import Clips, render_clips
+from longtake.operators.synthetic.training.render import render_clips
+from longtake.operators.training.batch_tensors import Clips
 
 VERSION = 2
 

@@ -17,8 +17,9 @@ from torch import Tensor
 from longtake.operators.model.chat import ChatTokenizer
 from longtake.operators.synthetic.questions import KINDS, Kind, Question, ask, random_span
 from longtake.operators.synthetic.script import BEAT_S, Script
-from longtake.operators.synthetic.training.batches import Questions, tensorize
+from longtake.operators.synthetic.training.batches import tensorize
 from longtake.operators.synthetic.training.shapes_task import BeatPool
+from longtake.operators.training.batch_tensors import Questions
 
 # How often each kind is asked in training; "heard" is there because it teaches what sounded when.
 SHARES: tuple[tuple[Kind, int], ...] = (

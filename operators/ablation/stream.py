@@ -27,7 +27,8 @@ from longtake.operators.model.config import CombinerConfig, LatentConfig, ModelC
 from longtake.operators.model.latent import LatentModel
 from longtake.operators.model.layers import sinusoid
 from longtake.operators.model.text import TextDecoder
-from longtake.operators.synthetic.training.batches import Questions, tensorize
+from longtake.operators.synthetic.training.batches import tensorize
+from longtake.operators.training.batch_tensors import Questions
 from longtake.operators.training.losses import rightly_answered
 
 # latent_last: the last latents; latents: every one; tokens: the combiner's, of every snippet; none: the question alone.

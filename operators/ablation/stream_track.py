@@ -30,7 +30,7 @@ from longtake.operators.ablation.stream import (
     stream_right,
     train_stream,
 )
-from longtake.operators.ablation.tracks import Report, Step
+from longtake.operators.ablation.track import Report, Step
 from longtake.operators.model import combiners
 from longtake.operators.model.chat import ChatTokenizer
 from longtake.operators.model.checkpoint import LoadedModel, load_model

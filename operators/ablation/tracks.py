@@ -1,4 +1,4 @@
-"""What a track is, and running its variants: side by side in processes, each variant and seed at most once."""
+"""The tracks by name, and running their variants: side by side in processes, each variant and seed at most once."""
 
 from __future__ import annotations
 
@@ -8,63 +8,24 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from longtake.errors import LongTakeError
-from longtake.operators.ablation.results import Row, RunResult, read_result, result_path, write_result
+from longtake.operators.ablation.coverage_track import coverage_track
+from longtake.operators.ablation.memory_track import memory_track
+from longtake.operators.ablation.results import RunResult, read_result, result_path, write_result
+from longtake.operators.ablation.track import Report, Step, Track
+from longtake.operators.ablation.tracking_track import tracking_track
 
-TRACKS = ("coverage", "memory", "tracking")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """Where a run stands: its stage, the step of how many, and the loss and share of right answers there."""
-
-    variant: str
-    seed: int
-    stage: str
-    step: int
-    steps: int
-    loss: float = 0.0
-    exact: float = 0.0
-
-
-Report = Callable[[Step], None]
-
-
-class Track(Protocol):
-    """A question that ablations answer: its variants, and how one of them is trained and scored."""
-
-    @property
-    def variants(self) -> dict[str, str]:
-        """What each variant is, in the order of the tables."""
-        ...
-
-    @property
-    def quick(self) -> tuple[str, ...]:
-        """The variants of a quick run."""
-        ...
-
-    @property
-    def plan(self) -> str:
-        """Everything that a run's result depends on, but for its variant and seed."""
-        ...
-
-    def baseline(self) -> list[Row]:
-        """What the commonest answers would score in the tests that every variant takes."""
-        ...
-
-    def prepare(self, report: Report) -> None:
-        """Compute what all variants share, or read it from the track's folder."""
-        ...
-
-    def run(self, variant: str, seed: int, report: Report) -> RunResult:
-        """Train one variant and score it; `prepare` comes first."""
-        ...
+# Every track by its name.
+TRACKS: dict[str, Callable[[Path, bool, str, int], Track]] = {
+    "coverage": coverage_track,
+    "memory": memory_track,
+    "tracking": tracking_track,
+}
 
 
 def track_by_name(name: str, folder: Path, quick: bool, device: str, workers: int) -> Track:
@@ -73,19 +34,9 @@ def track_by_name(name: str, folder: Path, quick: bool, device: str, workers: in
     Raises:
         ValueError: there is no such track.
     """
-    if name == "coverage":
-        from longtake.operators.ablation.coverage_track import coverage_track
-
-        return coverage_track(folder, quick, device, workers)
-    if name == "memory":
-        from longtake.operators.ablation.memory_track import memory_track
-
-        return memory_track(folder, quick, device, workers)
-    if name == "tracking":
-        from longtake.operators.ablation.tracking_track import tracking_track
-
-        return tracking_track(folder, quick, device, workers)
-    raise ValueError(f"no track is named {name!r}; there are {', '.join(TRACKS)}")
+    if name not in TRACKS:
+        raise ValueError(f"no track is named {name!r}; there are {', '.join(TRACKS)}")
+    return TRACKS[name](folder, quick, device, workers)
 
 
 def run_all(

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longtake.operators.model.model import LongTakeModel
-from longtake.operators.synthetic.training.batches import Questions
+from longtake.operators.training.batch_tensors import Questions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from longtake.operators.model.chat import ChatTokenizer
-from longtake.operators.synthetic.training.batches import Questions
+from longtake.operators.training.batch_tensors import Questions
 from longtake.operators.training.rows import Places, Row
 
 # Stretches of similar length go together: an epoch's are sorted within groups of so many batches.

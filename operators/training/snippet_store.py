@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from longtake.errors import InputError
 from longtake.operators.model.config import ModelConfig
-from longtake.operators.synthetic.training.render import Clips
+from longtake.operators.training.batch_tensors import Clips
 
 # One snippet: pictures uint8 [F, H, W, 3], their mask [F], sound float32 [A, M], its mask [A]; and its window in ns.
 Record = tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.float32], NDArray[np.bool_]]

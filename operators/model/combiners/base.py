@@ -70,24 +70,3 @@ class Combiner(nn.Module, ABC):
             tokens_BmD, memory_BKD = self(features.at(index, lanes), memory_BKD, start_s_BT[:, index])
             steps.append(tokens_BmD)
         return torch.stack(steps, dim=1), memory_BKD
-
-
-def build(config: ModelConfig, layout: FeatureLayout | None = None) -> Combiner:
-    """The combiner that `config.combiner.name` names, for features that lie as `layout` says.
-
-    Raises:
-        ValueError: the combiner cannot be made of the config: no layers, or no grid where it needs one.
-    """
-    from longtake.operators.model.combiners.abstractor import CAbstractor
-    from longtake.operators.model.combiners.pooling import AttentionPool, AveragePool
-    from longtake.operators.model.combiners.transformer import TransformerCombiner
-    from longtake.operators.model.combiners.ttm import TTMCombiner
-
-    kinds: dict[str, type[Combiner]] = {
-        "transformer": TransformerCombiner,
-        "ttm": TTMCombiner,
-        "average_pool": AveragePool,
-        "attention_pool": AttentionPool,
-        "c_abstractor": CAbstractor,
-    }
-    return kinds[config.combiner.name](config, layout)

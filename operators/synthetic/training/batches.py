@@ -9,25 +9,13 @@ frames, M mels (for a public sound encoder A are samples and M is 1).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from longtake.operators.model.chat import ChatTokenizer
 from longtake.operators.synthetic.questions import Question
 from longtake.operators.synthetic.script import BEAT_S
-
-
-@dataclass(kw_only=True)
-class Questions:
-    """Questions of a batch as tensors, the same number for each video, video-major."""
-
-    ids_QL: Tensor  # int64, prompt and answer, padded
-    answer_QL: Tensor  # bool, True on the tokens that the loss is taken on (the answer and its two markers)
-    span_QT: Tensor  # bool, the snippets that may be looked at
-    evidence_QT: Tensor  # bool, the snippets that prove the answer; none where nothing happened
-    content_QL: Tensor  # bool, True on the answer's words alone (where evidence is wanted)
+from longtake.operators.training.batch_tensors import Questions
 
 
 def tensorize(asked: Sequence[Question], snippets: int, tokenizer: ChatTokenizer) -> Questions:

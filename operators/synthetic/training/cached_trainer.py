@@ -16,11 +16,11 @@ from longtake.operators.model.combiners import Features
 from longtake.operators.model.config import ModelConfig
 from longtake.operators.synthetic.training.augment import vary_pictures, vary_sound
 from longtake.operators.synthetic.training.feature_store import BeatStore, StoredClips, features_of, sound_features_of
-from longtake.operators.synthetic.training.render import Clips
 from longtake.operators.synthetic.training.snippet_pool import RenderedVideos
 from longtake.operators.synthetic.training.snippet_stage import Ears, SnippetBatch, SnippetStage
 from longtake.operators.synthetic.training.task import Course
 from longtake.operators.synthetic.training.trainer import Plan, Trainer
+from longtake.operators.training.batch_tensors import Clips
 from longtake.operators.training.run import Report
 
 # The share of the beats that are heard only in which there is something to be heard.

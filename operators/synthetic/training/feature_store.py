@@ -23,9 +23,9 @@ from torch import Tensor
 from longtake.errors import InputError
 from longtake.operators.model.combiners import Features
 from longtake.operators.model.model import LongTakeModel
-from longtake.operators.synthetic.training.render import Clips
 from longtake.operators.synthetic.training.shapes_task import BUILT_IN_COURSE
 from longtake.operators.synthetic.training.task import PoolSpec
+from longtake.operators.training.batch_tensors import Clips
 
 NOTES = "features.json"
 # Snippets that go through a tower at a time.

@@ -7,7 +7,6 @@ is 1).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,23 +20,9 @@ from longtake.operators.model.log_mel import frame_centres_ns, log_mel, resample
 from longtake.operators.synthetic.questions import Timeline
 from longtake.operators.synthetic.script import BEAT_S
 from longtake.operators.synthetic.worlds import BUILT_IN, World
+from longtake.operators.training.batch_tensors import Clips
 
 NS = 1_000_000_000
-
-
-@dataclass(kw_only=True)
-class Clips:
-    """Pictures and sound of a batch, V * T snippets, video-major."""
-
-    frames_SFHWC: Tensor  # uint8
-    frame_mask_SF: Tensor  # bool
-    mel_SAM: Tensor  # float32
-    mel_mask_SA: Tensor  # bool
-
-    @property
-    def heard_S(self) -> Tensor:
-        """Which snippets come with sound; bool [S]."""
-        return self.mel_mask_SA.any(1)
 
 
 def render_clips(

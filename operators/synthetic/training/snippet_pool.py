@@ -26,10 +26,11 @@ from longtake.operators.model.config import ModelConfig
 from longtake.operators.model.model import LongTakeModel
 from longtake.operators.synthetic.questions import Kind, Question
 from longtake.operators.synthetic.script import BEAT_S
-from longtake.operators.synthetic.training.batches import Questions, tensorize
-from longtake.operators.synthetic.training.render import Clips, render_clips
+from longtake.operators.synthetic.training.batches import tensorize
+from longtake.operators.synthetic.training.render import render_clips
 from longtake.operators.synthetic.training.task import Course, Pool, PoolSpec, draw_questions
 from longtake.operators.synthetic.worlds import BUILT_IN, World
+from longtake.operators.training.batch_tensors import Clips, Questions
 from longtake.operators.training.losses import reduced
 
 T = TypeVar("T")

@@ -25,7 +25,6 @@ from longtake.operators.model.checkpoint import LoadedModel
 from longtake.operators.model.combiners import Features
 from longtake.operators.model.config import ModelConfig
 from longtake.operators.model.model import LongTakeModel, named_towers
-from longtake.operators.synthetic.training.batches import Questions
 from longtake.operators.synthetic.training.running_state_head import RecallHead
 from longtake.operators.synthetic.training.shapes_task import BUILT_IN_COURSE
 from longtake.operators.synthetic.training.snippet_pool import (
@@ -43,6 +42,7 @@ from longtake.operators.synthetic.training.snippet_stage import (
     SnippetStage,
 )
 from longtake.operators.synthetic.training.task import Course, Pool, PoolSpec
+from longtake.operators.training.batch_tensors import Questions
 from longtake.operators.training.losses import Losses, LossWeights, question_losses
 from longtake.operators.training.run import DONE, Report, Stage, TrainingRun, write_tensors
 

@@ -13,7 +13,8 @@ from longtake.operators.ablation.combining import TokenSource
 from longtake.operators.ablation.coverage import VARIANTS, Variant
 from longtake.operators.ablation.coverage_track import CoverageTrack
 from longtake.operators.ablation.results import RunResult, result_path
-from longtake.operators.ablation.tracks import Step, run_all
+from longtake.operators.ablation.track import Step
+from longtake.operators.ablation.tracks import run_all
 from longtake.operators.model import combiners
 
 BY_NAME = {variant.name: variant for variant in VARIANTS}

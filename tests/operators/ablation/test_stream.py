@@ -13,9 +13,9 @@ from longtake.operators.ablation.memory_track import VARIANTS as MEMORY
 from longtake.operators.ablation.questions import Batches
 from longtake.operators.ablation.state_tracking import PARTS
 from longtake.operators.ablation.stream import StreamModel, StreamVariant, stream_config
+from longtake.operators.ablation.track import Step
 from longtake.operators.ablation.tracking_track import VARIANTS as TRACKING
 from longtake.operators.ablation.tracking_track import TrackingBudget, TrackingTrack
-from longtake.operators.ablation.tracks import Step
 from longtake.operators.model.presets import tiny
 from longtake.operators.synthetic.questions import Question, ask
 from longtake.operators.synthetic.script import BEAT_S, COLOURS, SHAPES, SOUNDS

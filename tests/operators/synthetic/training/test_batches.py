@@ -22,7 +22,7 @@ from longtake.operators.synthetic.pictures import render_pictures
 from longtake.operators.synthetic.questions import Question, word_list
 from longtake.operators.synthetic.random_model import random_model
 from longtake.operators.synthetic.script import COLOURS, SHAPES, SOUNDS, Script, write_script
-from longtake.operators.synthetic.training.batches import Questions, tensorize
+from longtake.operators.synthetic.training.batches import tensorize
 from longtake.operators.synthetic.training.render import render_clips
 from longtake.operators.synthetic.training.shapes_task import (
     BUILT_IN_COURSE,
@@ -36,6 +36,7 @@ from longtake.operators.synthetic.training.snippet_pool import LongDataset, Long
 from longtake.operators.synthetic.training.snippet_stage import SnippetDataset, SnippetHeads, SnippetStage
 from longtake.operators.synthetic.training.task import PoolSpec, draw_questions
 from longtake.operators.synthetic.worlds import BUILT_IN
+from longtake.operators.training.batch_tensors import Questions
 from longtake.operators.training.losses import (
     LossWeights,
     _evidence_loss,
