@@ -1,9 +1,9 @@
-"""The `longtake` command: one subcommand a module, one clear line for an error, and an exit code that says which kind.
+"""The `longtake` command: one clear line for an error, and an exit code that says which kind.
 
 Exit codes: 0 done, 1 the work failed, 2 what was given cannot be used, 130 stopped with Ctrl-C.
 
-Modules of subcommands hold `add_parser(subparsers)` and `run(args) -> int`. They import torch, Ray, Lance and the
-decoders inside `run` only, so that `longtake --help` answers at once.
+Modules of subcommands hold `add_parser(subparsers)` and `run(args) -> int`, and stand in `COMMANDS`. They import torch,
+Ray, Lance and the decoders inside `run` only, so that `longtake --help` answers at once.
 """
 
 from __future__ import annotations
@@ -26,24 +26,21 @@ EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
-# Every command and its module in this folder, in the order of the help text.
+# Every module of commands in this folder and what it adds, in the order of the help text.
 COMMANDS = {
-    "index": "index.index",
-    "ask": "ask.main",
-    "status": "index.status",
-    "failures": "index.failures",
-    "evaluate": "evaluate",
-    "world": "world",
-    "train": "train.main",
-    "ablate": "ablate.main",
-    "models": "models",
-    "random-model": "random_model",
-    "demo": "demo.main",
-    "bench": "bench.main",
-    "submit": "submit",
-    "jobs": "jobs_list",
-    "logs": "logs",
-    "stop": "stop",
+    "index.index": ("index",),
+    "ask.main": ("ask",),
+    "index.status": ("status",),
+    "index.failures": ("failures",),
+    "evaluate": ("evaluate",),
+    "world": ("world",),
+    "train.main": ("train",),
+    "ablate.main": ("ablate",),
+    "models": ("models",),
+    "random_model": ("random-model",),
+    "demo.main": ("demo",),
+    "bench.main": ("bench",),
+    "cluster": ("submit", "jobs", "logs", "stop"),
 }
 
 EXAMPLES = """\
@@ -89,14 +86,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"longtake {longtake.__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
-    for command, path in COMMANDS.items():
+    for path, commands in COMMANDS.items():
         module = cast(Command, importlib.import_module(f"longtake.jobs.{path}"))
         module.add_parser(cast(Any, subparsers))
-        subparser = subparsers.choices[command]
-        subparser.add_argument(
-            "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
-        )
-        subparser.set_defaults(run=module.run)
+        for command in commands:
+            subparser = subparsers.choices[command]
+            subparser.add_argument(
+                "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
+            )
+            subparser.set_defaults(run=module.run)
     return parser
 
 

@@ -25,6 +25,31 @@ HOMES = {
     "transformers": ("operators/vlm/", "operators/hub/", "operators/bench/", "operators/model/encoders/"),
     "huggingface_hub": ("operators/hub/",),
 }
+# What a room, a folder of a layer with all below it, may import of its own layer besides itself. `ablation`,
+# `synthetic` and `bench` are experimental: they stand on top, and can be deleted without touching the rest.
+ROOMS: dict[str, dict[str, set[str]]] = {
+    "operators": {
+        "hub": set(),
+        "model": {"hub"},
+        "vlm": {"hub", "model"},
+        "inspect_model": {"hub", "model", "vlm"},
+        "training": {"model"},
+        "synthetic": {"model", "training"},
+        "ablation": {"model", "training", "synthetic"},
+        "bench": {"hub", "model", "vlm"},
+    },
+    "pipeline": {
+        "media": set(),
+        "table": set(),
+        "indexing": {"media", "table"},
+        "answering": {"media", "table"},
+        "training": {"media", "table", "indexing", "answering"},
+        "evaluation": {"answering"},
+        "synthetic": {"evaluation"},
+        "bench": {"media"},
+    },
+}
+EXPERIMENTAL = {"ablation", "synthetic", "bench"}
 BLOCKED_ON_A_GPU_MACHINE = ("ray", "lance", "av", "decord")
 
 
@@ -60,6 +85,67 @@ def test_a_layer_imports_only_itself_and_lower_ones(layer: str) -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def module_name(path: Path) -> str:
+    return "longtake." + ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Every module of the four layers, and which others it imports anywhere in it."""
+    files = {module_name(path): path for path in sources(*LAYERS)}
+    graph: dict[str, set[str]] = {}
+    for name, path in files.items():
+        wanted = {module if module in files else module.rpartition(".")[0] for _, module in imports(path)}
+        graph[name] = (wanted & files.keys()) - {name}
+    return graph
+
+
+def room_of(module: str) -> tuple[str, str]:
+    """The layer and the room of a module, such as ("pipeline", "media")."""
+    _, layer, room, *_ = module.split(".")
+    return layer, room
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """What is left when everything that imports nothing left, or that nothing left imports, is taken away in turn."""
+    left = {name: set(wanted) for name, wanted in graph.items()}
+    while True:
+        wanted = set().union(*left.values()) if left else set()
+        inner = {name for name in left if left[name] & left.keys() and name in wanted}
+        if len(inner) == len(left):
+            return [sorted(left)] if left else []
+        left = {name: left[name] & inner for name in inner}
+
+
+def test_no_files_import_one_another_in_a_circle() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == [["b", "c"]]
+    assert circles(import_graph()) == []
+
+
+@pytest.mark.parametrize("layer", ROOMS)
+def test_rooms_of_a_layer_import_one_way(layer: str) -> None:
+    rooms: dict[str, set[str]] = {}
+    wrong: list[str] = []
+    for name, wanted in import_graph().items():
+        inside, room = room_of(name)
+        if inside != layer:
+            continue
+        others = rooms.setdefault(room, set())
+        for module in wanted:
+            other_layer, other = room_of(module)
+            if other_layer == layer and other != room:
+                others.add(other)
+                if other not in ROOMS[layer].get(room, set()):
+                    wrong.append(f"{name} imports {module}: {room} -> {other}")
+    assert not wrong, "\n".join(wrong)
+    assert rooms.keys() == ROOMS[layer].keys(), "a room that the table does not know, or that is gone"
+    assert circles(ROOMS[layer]) == []
+
+
+def test_nothing_but_experiments_needs_experiments() -> None:
+    for rooms in ROOMS.values():
+        assert not [room for room, wanted in rooms.items() if room not in EXPERIMENTAL and wanted & EXPERIMENTAL]
+
+
 @pytest.mark.parametrize("library", HOMES)
 def test_a_library_is_imported_only_at_its_home(library: str) -> None:
     wrong = [
@@ -93,9 +179,7 @@ def run_python(program: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_network_and_training_import_on_a_machine_without_ray_lance_and_decoders() -> None:
     modules = [
-        "longtake." + ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        for path in [*sources("kernels", "operators"), ROOT / "jobs/train/main.py"]
-        if path.exists()
+        module_name(path) for path in [*sources("kernels", "operators"), ROOT / "jobs/train/main.py"] if path.exists()
     ]
     assert "longtake.operators.model.config" in modules
     program = f"""

@@ -19,7 +19,7 @@ import torch
 pytest.importorskip("transformers", minversion="5.18")
 
 from longtake.errors import CheckpointError, IndexMismatchError, InputError, LongTakeError
-from longtake.jobs import submit
+from longtake.jobs import cluster
 from longtake.jobs.main import main
 from longtake.operators.hub.random_model import write_random_vlm
 from longtake.operators.vlm import SnippetTokens, load_vlm
@@ -295,8 +295,8 @@ def test_the_command_line_names_model_and_settings(
     assert main(["index", video, "--into", str(into), "--model", "tiny", "--rebuild"]) == 0
     assert IndexReader.open(str(into)).metadata.format == 2
     parser = argparse.ArgumentParser()
-    submit.add_parser(parser.add_subparsers())
+    cluster.add_parser(parser.add_subparsers())
     args = parser.parse_args(["submit", video, "--into", str(into), *given])
-    words = submit.index_arguments(args)
+    words = cluster.index_arguments(args)
     assert words[words.index("--model") + 1] == model and words[words.index("--tokens-per-snippet") + 1] == "7"
     assert words[words.index("--combiner") + 1] == "drop"
