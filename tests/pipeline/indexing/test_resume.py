@@ -130,7 +130,7 @@ def test_killed_again_and_again_a_job_arrives_at_the_same_rows(
     # While Ray's servers start; with the first rows committed; in the middle, after a resume; with the last rows
     # committed or about to be, and the video not done.
     moments = (0, 1, len(expected) // 2, len(expected) - 12)
-    kept = 0
+    kept, done = 0, False
     for moment in moments:
         driver = start([clip], into, ttm_model)
 
@@ -148,13 +148,15 @@ def test_killed_again_and_again_a_job_arrives_at_the_same_rows(
         kept = rows
         if rows:
             [row] = IndexReader.open(str(into)).videos()
-            assert row.status == "indexing"
+            # On a busy machine the last kill may come after the end: then nothing is left to do.
+            done = row.status == "done"
+            assert row.status == "indexing" or (done and rows == len(expected) and moment == moments[-1])
     assert 0 < kept <= len(expected)
     last = start([clip], into, ttm_model)
     out, err = last.communicate(timeout=240)
     assert last.returncode == 0, err
     summary = json.loads(out)
-    assert (summary["indexed"], summary["failed"]) == (1, 0)
+    assert (summary["indexed"], summary["skipped"], summary["failed"]) == (int(not done), int(done), 0)
     assert summary["snippets"] == len(expected) - kept, "what was committed is not encoded again"
     assert_whole(into, expected)
 
