@@ -9,6 +9,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+try:
+    from hypothesis import HealthCheck, settings
+except ImportError:  # the kernels' tests do without, on machines that have little more than torch and pytest
+    pass
+else:
+    # How long an example takes is the machine's affair: no test fails by the clock.
+    settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("no clock")
+
 if TYPE_CHECKING:
     from longtake.operators.model.checkpoint import LoadedModel
     from longtake.pipeline.table.writer import Committer

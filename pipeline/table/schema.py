@@ -15,7 +15,9 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import hashlib
+import itertools
 import json
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -31,7 +33,10 @@ from longtake.pipeline.table.metadata import IndexMetadata
 from longtake.pipeline.table.token_columns import from_columns, token_fields
 from longtake.pipeline.table.vlm_columns import from_vlm_columns, vlm_fields
 
-TABLES = ("videos", "failures", "snippets")  # in the order of their creation: the last one makes an index whole
+# In the order in which they are made, and made anew: where the last one is, there is an index.
+TABLES = ("videos", "failures", "snippets")
+# How long a reader waits for three tables of one moment. A rebuild has them in a fraction of a second.
+SETTLED_S = 30.0
 Status = Literal["indexing", "done", "partial", "failed"]
 
 _KEY = {"lance-schema:unenforced-primary-key": "true"}
@@ -210,24 +215,39 @@ class IndexReader:
     def open(uri: str) -> IndexReader:
         """Open the index at `uri` at its newest version.
 
+        Opened while a rebuild throws the tables away, it waits until all three are of the same model.
+
         Raises:
-            InputError: there is no index.
-            IndexMismatchError: another format version wrote it.
+            InputError: there is no index, or it is being made and has not all its tables yet; or it did not stand still
+                for as long as it takes to open three tables.
+            IndexMismatchError: another format version wrote it, or its tables are of different models for good: a
+                rebuild was cut off.
         """
         # Three tables have three versions. `videos` is written after the snippets that it speaks of, so a pair is
         # sound when `videos` did not move while the others were opened; a busy writer costs a few tries.
-        for attempt in range(10):
-            videos = open_table(uri, "videos")
-            failures = open_table(uri, "failures")
-            snippets = open_table(uri, "snippets")
-            if videos is None or failures is None or snippets is None:
-                raise InputError(f"{uri}: there is no index here")
+        until = time.monotonic() + SETTLED_S
+        for attempt in itertools.count():
+            videos, failures, snippets = (open_table(uri, table) for table in TABLES)
+            if snippets is None:
+                if videos is None and failures is None:
+                    raise InputError(f"{uri}: there is no index here")
+                raise InputError(f"{uri}: an index is being made here; nothing is in it yet")
+            if videos is None or failures is None:
+                # Looked for before they were made. By now they are there, for `snippets` is made after them.
+                if attempt:
+                    raise InputError(f"{uri}: not a whole index: its table of videos or of failures is missing")
+                continue
             metadata = IndexMetadata.from_schema(snippets.schema.metadata, uri)
             told = [IndexMetadata.from_schema(table.schema.metadata, uri) for table in (videos, failures)]
-            if videos.latest_version == videos.version and all(other == metadata for other in told):
+            of_one_model = all(other == metadata for other in told)
+            if of_one_model and videos.latest_version == videos.version:
                 break
-            if attempt == 9 and any(other != metadata for other in told):
+            if time.monotonic() > until:
+                if of_one_model:
+                    raise InputError(f"{uri}: is written to faster than it can be opened")
                 raise IndexMismatchError(f"{uri}: its tables were written by different models; --rebuild makes it anew")
+            if not of_one_model:
+                time.sleep(0.01)
         return IndexReader(uri, videos, snippets, failures, metadata)
 
     @property

@@ -155,7 +155,8 @@ class Committer:
     """The one writer of an index's tables. Whoever makes one holds the index's lock.
 
     Args:
-        rebuild: throw away what the tables hold, whichever model wrote it. Readers keep the versions they opened.
+        rebuild: throw away what the tables hold, whichever model wrote it. Readers keep the versions they opened, and
+            those that open one meanwhile wait for the last table.
     Raises:
         IndexMismatchError: another model or format version wrote the index, and `rebuild` is off.
         InputError: the tables cannot be opened or made.
@@ -173,6 +174,7 @@ class Committer:
                     # The index's own sampling stands: it is what later runs fall back to.
                     metadata = told
         self.metadata = metadata
+        # In this order: `IndexReader.open` tells by the last one whether there is an index, and by all whether of one.
         for name in TABLES:
             if found[name] is None or rebuild:
                 schema = SCHEMAS[name](metadata)

@@ -20,7 +20,7 @@ LONGTAKE = [sys.executable, "-m", "longtake.jobs.main"]
 
 
 def longtake(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*LONGTAKE, *words], env=ENV, input=stdin, capture_output=True, text=True, timeout=120)
+    return subprocess.run([*LONGTAKE, *words], env=ENV, input=stdin, capture_output=True, text=True)
 
 
 def only_line(done: subprocess.CompletedProcess[str]) -> str:

@@ -185,7 +185,7 @@ sys.exit(main(sys.argv[1:]))
     out = tmp_path / "binaries.json"
     words = ["bench", "binaries", "--target", "sm_80", "--out", str(out)]
     command = [sys.executable, "-c", program, *words]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].split()[:4] == ["op", "program", "function", "target"] and len(lines) >= 15

@@ -62,7 +62,6 @@ def nudge(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return start
 
 
-@pytest.mark.timeout(900)
 def test_the_loss_falls_along_the_same_curve(
     tmp_path: Path, nudge: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -124,7 +124,7 @@ def test_bench_ask_end_to_end(tmp_path: Path, media: Path, index_writer) -> None
     words = ["bench", "ask", str(media / "pancake.mkv"), "--model", str(index_writer.checkpoint), "--out", str(out)]
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "longtake.jobs.main", *words]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     kept = json.loads(out.read_text())
     assert kept["input"] == {"video": "pancake.mkv", "frames": 512, "snippets": 64, "threads": 1}

@@ -360,7 +360,7 @@ def test_a_bare_machine_runs_the_references(tmp_path: Path, interpreted: bool) -
     if interpreted:
         env["TRITON_INTERPRET"] = "1"
     command = [sys.executable, "-c", PROGRAM, "bench", "kernels", "--quick", "--out", str(tmp_path)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     kept = json.loads((tmp_path / "kernels.json").read_text())
     assert kept["complete"] and kept["device"] == "cpu" and kept["ceilings"] is None

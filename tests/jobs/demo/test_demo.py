@@ -62,7 +62,7 @@ def test_a_file_of_another_make_is_refused(tmp_path: Path) -> None:
 
 def demo(*words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "longtake.jobs.main", "demo", *words]
-    return subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=280)
+    return subprocess.run(command, env=ENV, capture_output=True, text=True)
 
 
 def test_the_whole_demo_with_an_own_video(tmp_path: Path, media: Path, index_writer) -> None:

@@ -25,7 +25,7 @@ SUMMARY = ["videos", "indexed", "skipped", "failed", "snippets", "frames", "vide
 
 def longtake(*words: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "longtake.jobs.main", *map(str, words)]
-    return subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=240)
+    return subprocess.run(command, env=ENV, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")

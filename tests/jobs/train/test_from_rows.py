@@ -83,7 +83,6 @@ def curves(out: Path) -> list[tuple[str, int]]:
         return [(row["stage"], int(row["step"])) for row in csv.DictReader(file)]
 
 
-@pytest.mark.timeout(600)
 def test_rows_about_films_become_a_model_that_answers(folder: Path, tmp_path: Path) -> None:
     out, rows = tmp_path / "run", folder / "rows.jsonl"
     stopped = longtake("train", "--data", rows, "--out", out, *SETTINGS, "--stop-after", "20")

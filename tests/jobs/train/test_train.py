@@ -32,7 +32,7 @@ sys.exit(code)
 
 def train(*words: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", PROGRAM, "train", *map(str, words)]
-    return subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=280)
+    return subprocess.run(command, env=ENV, capture_output=True, text=True)
 
 
 def rows(out: Path) -> list[tuple[str, int]]:

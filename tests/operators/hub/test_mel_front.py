@@ -27,7 +27,7 @@ def wave(samples: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(samples, generator=generator) * torch.linspace(0.001, 0.5, max(1, samples))[:samples]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(0, 3000), min_size=1, max_size=6), st.integers(0, 99))
 def test_pieces_give_the_frames_of_the_whole(sizes: list[int], seed: int) -> None:
     whole = wave(sum(sizes), seed)

@@ -228,9 +228,7 @@ except CheckpointError:
     print("refused", flush=True)
 """
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", program, saved, bad], env=env, capture_output=True, text=True, timeout=280
-    )
+    done = subprocess.run([sys.executable, "-c", program, saved, bad], env=env, capture_output=True, text=True)
     assert done.stdout.split("\n") == ["loaded", "refused", ""], done.stdout + done.stderr[-2000:]
     assert not mark.exists()
 

@@ -79,7 +79,7 @@ def plain_resample(mel_NM: Tensor, centres: list[int], start: int, stop: int, fr
     return cells
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 400_000_000), st.integers(100_000_000, 3_000_000_000), st.integers(1, 40), st.integers(0, 2**31))
 def test_resampling_is_the_mean_over_the_time_that_frames_share_with_a_cell(
     start: int, length: int, frames: int, seed: int
@@ -97,7 +97,7 @@ def test_resampling_is_the_mean_over_the_time_that_frames_share_with_a_cell(
             torch.testing.assert_close(out[cell].double(), wanted, rtol=0, atol=1e-4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10**13), st.integers(320_000_000, 60_000_000_000))
 def test_a_window_full_of_sound_has_no_hole(start: int, length: int) -> None:
     # Wherever it starts between frames, and from a third of a second to a minute.

@@ -98,4 +98,4 @@ def test_presets_are_read_without_loading_torch() -> None:
     root = Path(__file__).resolve().parents[3]
     program = "import sys, longtake.operators.model.presets as p; p.mirasol_3b(); sys.exit('torch' in sys.modules)"
     env = {**os.environ, "PYTHONPATH": str(root / "src")}
-    assert subprocess.run([sys.executable, "-c", program], env=env, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", program], env=env).returncode == 0

@@ -96,7 +96,7 @@ def test_choices_are_scored_as_a_plain_pass_scores_them(loaded: LoadedModel, con
         score_choices(loaded.model.text_decoder, loaded.tokenizer, QUESTION, context, [])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.floats(-6, 6), min_size=2, max_size=12), st.floats(0.0, 1.0))
 def test_top_p_keeps_the_smallest_set_that_holds_the_share(values: list[float], share: float) -> None:
     logits = torch.tensor([values])

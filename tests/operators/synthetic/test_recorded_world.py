@@ -119,7 +119,7 @@ def test_a_recording_or_picture_of_the_wrong_form_cannot_exist() -> None:
 # Scripts
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(SCRIPTS)
 def test_a_script_keeps_the_worlds_rules(script: RealScript) -> None:
     assert (script.scenes[0].start_s, script.scenes[-1].stop_s) == (0, script.duration_s)
@@ -356,7 +356,7 @@ def truth(script: RealScript, question: Question) -> tuple[str, int]:
     return str(int(found[index].start_s)), 1
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(SCRIPTS, st.sampled_from(ALL_KINDS), st.booleans(), st.integers(0, 2**32))
 def test_answers_and_evidence_are_the_truth(script: RealScript, kind: Kind, on_a_span: bool, seed: int) -> None:
     rng = random.Random(seed)
@@ -399,7 +399,7 @@ def test_every_kind_is_asked_in_several_wordings_and_the_brute_force_has_seen_it
             assert met[kind, on_a_span, True] >= 1 or kind == "count", kind
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SCRIPTS, st.integers(0, 2**32))
 def test_a_span_cuts_no_event(script: RealScript, seed: int) -> None:
     start, stop = world().span(random.Random(seed), script)

@@ -46,7 +46,7 @@ def named(script: Script) -> list[Sound]:
 # Scripts
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(SCRIPTS)
 def test_a_script_keeps_the_worlds_rules(script: Script) -> None:
     # Scenes tile the video.
@@ -77,7 +77,7 @@ def test_a_script_keeps_the_worlds_rules(script: Script) -> None:
         assert not [s for s in named(script) if beat <= s.start_s < beat + 1]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(SCRIPTS)
 def test_a_beat_with_a_named_sound_shows_two_different_things_or_none(script: Script) -> None:
     for sound in named(script):
@@ -360,7 +360,7 @@ def truth(script: Script, question: Question) -> tuple[str, list[tuple[float, fl
     return " and ".join(words + ["flash"] * len(flashes)), [(start, stop)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(SCRIPTS, st.sampled_from(ALL_KINDS), st.booleans(), st.integers(0, 2**32))
 def test_answers_and_evidence_are_the_truth(script: Script, kind: Kind, on_a_span: bool, seed: int) -> None:
     rng = random.Random(seed)

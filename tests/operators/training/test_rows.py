@@ -60,7 +60,7 @@ def test_numbers_are_spelt_where_there_is_room_for_digits() -> None:
     assert word_tokenizer(texts, room=30).unknown_words("after 120 seconds, not 47") == ("120", "not")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_an_epoch_sees_each_row_once_with_its_span_in_view(data: st.DataObject) -> None:
     lengths = data.draw(st.lists(st.integers(1, 30), min_size=1, max_size=5))

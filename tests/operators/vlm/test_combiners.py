@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -53,7 +53,6 @@ def test_boxes_of_an_even_grid_are_even() -> None:
         boxes((2, 2, 2), 9)
 
 
-@settings(deadline=None)
 @given(GRIDS, st.integers(0, 20), st.sampled_from(NAMES), st.data())
 def test_every_combiner_keeps_what_was_asked_for(
     grid: tuple[int, int, int], sounds: int, name: str, data: st.DataObject

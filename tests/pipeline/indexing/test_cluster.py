@@ -19,9 +19,6 @@ from longtake.errors import InputError
 from longtake.pipeline.indexing.actors import Session
 from longtake.pipeline.table.schema import IndexReader, table_uri
 
-# Real jobs, several a test: on a machine that is busy with other things they take minutes.
-pytestmark = pytest.mark.timeout(900)
-
 RATE_HZ = 24.0
 DRIVER = """
 import dataclasses, json, sys

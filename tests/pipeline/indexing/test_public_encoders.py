@@ -21,8 +21,6 @@ from longtake.pipeline.indexing.index import IndexOptions, index
 from longtake.pipeline.media.plan import Sampling
 from longtake.pipeline.table.schema import IndexReader
 
-pytestmark = pytest.mark.timeout(600)
-
 
 @pytest.fixture
 def model(random_encoders: Path, tmp_path: Path) -> Path:

@@ -20,9 +20,6 @@ import pytest
 from longtake.errors import LongTakeError
 from longtake.pipeline.table.schema import IndexReader, table_uri
 
-# Real jobs, several a test: on a machine that is busy with other things they take minutes.
-pytestmark = pytest.mark.timeout(900)
-
 RATE_HZ = 24.0
 # Everything of a killed job has to be gone by then; workers earlier.
 ALL_GONE_S, WORKERS_GONE_S = 90.0, 10.0

@@ -21,9 +21,6 @@ from longtake.pipeline.media.plan import Sampling
 from longtake.pipeline.table.lock import IndexLock
 from longtake.pipeline.table.schema import IndexReader
 
-# Real jobs, several a test: on a machine that is busy with other things they take minutes.
-pytestmark = pytest.mark.timeout(900)
-
 RATE_HZ = 24.0
 Expect = Callable[..., dict[int, np.ndarray]]
 

@@ -46,8 +46,6 @@ from longtake.pipeline.table.schema import IndexReader
 from longtake.pipeline.table.writer import Committer
 
 # Real jobs: on a machine that is busy with other things they take minutes.
-pytestmark = pytest.mark.timeout(900)
-
 RATE = Sampling(rate_hz=2.0)
 
 

@@ -129,8 +129,7 @@ def test_time_that_goes_back_is_recorded(
 SMALL = ("av1.mkv", "unordered_pts.mov", "rotated_90.mov", "delayed_start.mp4", "h265_10bit.mp4")
 
 
-@pytest.mark.timeout(280)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.sampled_from(SMALL),
     st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=60)), min_size=1, max_size=6),

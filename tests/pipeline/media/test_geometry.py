@@ -21,7 +21,7 @@ sides = st.integers(min_value=1, max_value=4000)
 boxes = st.integers(min_value=1, max_value=512)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     sides,
     sides,

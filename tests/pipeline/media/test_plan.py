@@ -32,7 +32,7 @@ def plans(draw: st.DrawFn) -> tuple[Plan, int]:
     return plan, max(1, int(periods * plan.period_ns))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(plans())
 def test_windows_tile_the_video(planned: tuple[Plan, int]) -> None:
     plan, end_ns = planned
@@ -43,7 +43,7 @@ def test_windows_tile_the_video(planned: tuple[Plan, int]) -> None:
         assert left.stop_ns == right.start_ns
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(plans())
 def test_no_sample_leaves_its_window_and_none_is_lost(planned: tuple[Plan, int]) -> None:
     plan, end_ns = planned
@@ -64,7 +64,7 @@ def test_no_sample_leaves_its_window_and_none_is_lost(planned: tuple[Plan, int])
         assert len(times) == plan.samples
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(plans(), st.data())
 def test_streaming_and_whole_plans_are_equal(planned: tuple[Plan, int], data: st.DataObject) -> None:
     """A window that is known to be whole before the end is known is the same window afterwards."""
@@ -77,7 +77,7 @@ def test_streaming_and_whole_plans_are_equal(planned: tuple[Plan, int], data: st
         assert plan.window(index) == plan.window(index, end_ns)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(plans(), st.lists(st.integers(min_value=0, max_value=20_000 * SECOND_NS), max_size=20))
 def test_any_cut_into_segments_hands_out_each_sample_once(planned: tuple[Plan, int], cuts: list[int]) -> None:
     plan, end_ns = planned
@@ -86,7 +86,7 @@ def test_any_cut_into_segments_hands_out_each_sample_once(planned: tuple[Plan, i
     assert samples == list(range(plan.count_samples(end_ns)))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(rates, sizes, lengths)
 def test_counts_are_deterministic(rate_hz: float, size: int, end_ns: int) -> None:
     first, second = plan_rate(rate_hz, size), plan_rate(rate_hz, size)

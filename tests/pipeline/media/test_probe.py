@@ -112,7 +112,6 @@ PLAYLISTS = {
 }
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("kind", PLAYLISTS)
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".m3u8", ".webm"])
 def test_a_playlist_is_refused_and_what_it_names_is_not_read(tmp_path: Path, kind: str, suffix: str) -> None:

@@ -252,7 +252,7 @@ def test_what_passes_between_the_stages_can_be_pickled(tmp_path: Path, write_cli
             assert np.array_equal(pickle.loads(pickle.dumps(left)).mask_N, left.mask_N)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(min_value=0, max_value=29), st.sampled_from([8.0, 24.0, 5.3]))
 def test_a_resumed_reading_is_bitwise_the_same(
     tmp_path_factory: pytest.TempPathFactory,

@@ -59,7 +59,7 @@ def test_the_published_tubes_give_the_published_counts(tube: Tube, count: int) -
 sizes = st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(sizes, sizes, st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 3)), st.integers(0, 2**31))
 def test_tubes_equal_a_3d_convolution(
     kernel: tuple[int, int, int], stride: tuple[int, int, int], offset: tuple[int, int, int], seed: int

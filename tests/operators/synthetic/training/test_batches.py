@@ -81,7 +81,7 @@ def plain_description(script: Script, beat: int) -> dict[str, str]:
     return words
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.builds(write_script, st.integers(0, 2**62), st.integers(1, 24)))
 def test_descriptions_are_what_happens(script: Script) -> None:
     values = {"colour": ["none", *COLOURS], "shape": ["none", *SHAPES], "sound": ["none", *SOUNDS]}
@@ -119,7 +119,7 @@ def test_a_pools_beats_are_its_videos_beats_in_order(pool: BeatPool) -> None:
     assert not any(s.name in SOUNDS for n in [*pool.flashing, *pool.other] for s in pool.beats[n].sounds)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 64), st.integers(0, 2**32))
 def test_an_arrangement_obeys_the_worlds_rules(pool: BeatPool, beats: int, seed: int) -> None:
     chosen = pool.arrange(random.Random(seed), beats)

@@ -177,7 +177,7 @@ def test_sound_that_ends_early_is_not_waited_for(tmp_path: Path, config: ModelCo
     assert reached == 60 * SECOND_NS
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(min_value=1, max_value=30_000), min_size=1, max_size=12), st.integers(0, 5))
 def test_the_spectrogram_does_not_depend_on_the_chunks(config: ModelConfig, cuts: list[int], first: int) -> None:
     """Chunks of any size, and a start at a later window, give the spectrogram of the whole."""

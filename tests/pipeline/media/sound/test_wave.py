@@ -22,7 +22,7 @@ def config(samples: int) -> AudioConfig:
     return AudioConfig(frames=samples, pretrained=PretrainedConfig(source="anywhere"))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.floats(1.5, 40), st.integers(1, 3), st.lists(st.integers(1, 9000), min_size=1, max_size=12), st.integers(0, 11)
 )

@@ -56,7 +56,7 @@ def windows(stream: FrontStream, pieces: list[SoundChunk], end_ns: int, first: i
     return made
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.lists(st.integers(1, 60_000), min_size=1, max_size=5), st.integers(0, 2))
 def test_windows_are_cut_from_the_frames_of_the_whole(sizes: list[int], first: int) -> None:
     wave = noise(max(sum(sizes), 500))
