@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from longtake.errors import IndexMismatchError, InputError
 from longtake.pipeline.answering.find_video import find_video
-from longtake.pipeline.answering.moments import find_moments, snippets_in_span
+from longtake.pipeline.answering.moments import snippets_in_span
 from longtake.pipeline.answering.native import NativeBackend
-from longtake.pipeline.answering.question import Asked, Backend, Given, StreamedAnswer, VideoAnswer, Windows
+from longtake.pipeline.answering.question import Asked, Backend, StreamedAnswer, VideoAnswer
 from longtake.pipeline.answering.vlm import VlmBackend
 from longtake.pipeline.table.metadata import is_vlm
 from longtake.pipeline.table.schema import IndexReader, VideoRow
@@ -48,12 +48,12 @@ class Index:
         self._backend = self._make_backend()
 
     def _make_backend(self) -> Backend:
-        metadata, given = self._reader.metadata, self._model
-        if given is not None and is_vlm(given) != (metadata.kind == "vlm"):
+        metadata, model = self._reader.metadata, self._model
+        if model is not None and is_vlm(model) != (metadata.kind == "vlm"):
             kind = "the public model" if metadata.kind == "vlm" else "LongTake's model"
-            raise IndexMismatchError(f"{self.path}: indexed with {kind} {metadata.model}, which {given} cannot be")
+            raise IndexMismatchError(f"{self.path}: indexed with {kind} {metadata.model}, which {model} cannot be")
         make = VlmBackend if metadata.kind == "vlm" else NativeBackend
-        return make(self._reader, self.path, given, self._cache_bytes)
+        return make(self._reader, self.path, model, self._cache_bytes)
 
     @property
     def version(self) -> int:
@@ -167,12 +167,11 @@ class Index:
         asked = Asked(question=question.strip(), from_s=from_s, to_s=to_s, limit=limit, look_closer=look_closer)
         row, mask_T = self._one(video, asked)
 
-        def pieces() -> Generator[str, None, Given]:
+        def pieces() -> Generator[str, None, VideoAnswer]:
             with _about(asked):
                 return (yield from self._backend.stream(row, asked, mask_T))
 
-        windows = self._backend.windows(row)
-        return StreamedAnswer(row.uri, pieces(), lambda given: _video_answer(row, asked, windows, given))
+        return StreamedAnswer(row.uri, pieces())
 
     def load(self) -> None:
         """Load the model's weights now; otherwise the first question waits for them.
@@ -213,8 +212,7 @@ class Index:
 
     def _answer(self, row: VideoRow, asked: Asked, mask_T: NDArray[np.bool_]) -> VideoAnswer:
         with _about(asked):
-            given = self._backend.answer(row, asked, mask_T)
-        return _video_answer(row, asked, self._backend.windows(row), given)
+            return self._backend.answer(row, asked, mask_T)
 
 
 @contextmanager
@@ -224,26 +222,6 @@ def _about(asked: Asked) -> Iterator[None]:
     except ValueError as error:
         # What can still be wrong is the question itself: it is too long for the model, say.
         raise InputError(f"{asked.question[:40]!r}: {error}") from error
-
-
-def _video_answer(row: VideoRow, asked: Asked, windows: Windows, given: Given) -> VideoAnswer:
-    answer, looked_T = given.answer, given.looked_T
-    weights_T = answer.weights_T.detach().cpu().float().numpy()
-    return VideoAnswer(
-        video=row.uri,
-        video_id=row.video_id,
-        question=asked.question,
-        answer=answer.text,
-        probability=answer.probability,
-        moments=find_moments(weights_T[looked_T], windows.start_ns_T[looked_T], windows.stop_ns_T[looked_T]),
-        seen_until_s=windows.stop_s,
-        still_indexing=row.status == "indexing",
-        from_s=asked.from_s,
-        to_s=asked.to_s,
-        votes=answer.votes,
-        unknown_words=answer.unknown_words,
-        notes=given.notes,
-    )
 
 
 def open_index(path: str | os.PathLike[str], *, model: str | None = None) -> Index:

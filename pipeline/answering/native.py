@@ -18,16 +18,15 @@ from longtake.errors import InputError
 from longtake.operators.model.answering import Answerer
 from longtake.operators.model.checkpoint import load_model
 from longtake.pipeline.answering.byte_cache import Kept
-from longtake.pipeline.answering.question import Asked, Backend, Given, Windows
+from longtake.pipeline.answering.question import Asked, Backend, VideoAnswer, video_answer
 from longtake.pipeline.table.schema import IndexReader, VideoRow
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Watched:
-    """A video as the decoder sees it: latents [T, m, D] and the snippets' windows."""
+    """A video as the decoder sees it: latents [T, m, D]."""
 
     latents_TmD: torch.Tensor
-    windows: Windows
 
     @property
     def size_bytes(self) -> int:
@@ -50,12 +49,9 @@ class NativeBackend(Backend):
     def move(self, reader: IndexReader, unmoved: set[str]) -> None:
         # A commit of one video must not cost the latents of all others: rows that did not change keep theirs.
         self._kept.drop(lambda video_id: video_id not in unmoved)
-        self.reader = reader
+        super().move(reader, unmoved)
         if self._answerer is not None:
             reader.metadata.require_model(self._answerer.loaded.fingerprint, self.model, self.path)
-
-    def windows(self, row: VideoRow) -> Windows:
-        return self.watch(row).windows
 
     def watch(self, row: VideoRow) -> Watched:
         """The video's latents at this version: what was kept, else computed and kept."""
@@ -63,14 +59,11 @@ class NativeBackend(Backend):
         if found is not None:
             return found
         answerer = self.load()
-        tokens_TmD, start_ns_T, stop_ns_T, _ = self.reader.tokens(row.video_id)
-        watched = Watched(
-            latents_TmD=answerer.latents(torch.from_numpy(np.array(tokens_TmD))),
-            windows=Windows(start_ns_T=start_ns_T.astype(np.int64), stop_ns_T=stop_ns_T.astype(np.int64)),
-        )
-        return self._kept.put(row.video_id, watched)
+        tokens_TmD, *_ = self.reader.tokens(row.video_id)
+        latents_TmD = answerer.latents(torch.from_numpy(np.array(tokens_TmD)))
+        return self._kept.put(row.video_id, Watched(latents_TmD=latents_TmD))
 
-    def answer(self, row: VideoRow, asked: Asked, mask_T: NDArray[np.bool_]) -> Given:
+    def answer(self, row: VideoRow, asked: Asked, mask_T: NDArray[np.bool_]) -> VideoAnswer:
         for option, value in (("a limit", asked.limit), ("a closer look", asked.look_closer)):
             if value is not None:
                 raise InputError(f"{option} is for public models (vlm:...), and {self.model} is LongTake's own")
@@ -87,13 +80,14 @@ class NativeBackend(Backend):
         unknown = [*answer.unknown_words]
         for choice in asked.choices or ():
             unknown += answerer.loaded.tokenizer.unknown_words(choice)
-        return Given(answer=replace(answer, unknown_words=tuple(dict.fromkeys(unknown))), looked_T=mask_T)
+        answer = replace(answer, unknown_words=tuple(dict.fromkeys(unknown)))
+        return video_answer(row, asked, self.windows(row), answer, mask_T)
 
-    def stream(self, row: VideoRow, asked: Asked, mask_T: NDArray[np.bool_]) -> Generator[str, None, Given]:
+    def stream(self, row: VideoRow, asked: Asked, mask_T: NDArray[np.bool_]) -> Generator[str, None, VideoAnswer]:
         # Answers are a word or two: one piece.
-        given = self.answer(row, asked, mask_T)
-        yield given.answer.text
-        return given
+        answer = self.answer(row, asked, mask_T)
+        yield answer.answer
+        return answer
 
     def load(self) -> Answerer:
         if self._answerer is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,12 @@ from numpy.typing import NDArray
 
 from longtake.errors import InputError
 from longtake.operators.model.answering import Answer
-from longtake.pipeline.answering.moments import Moment
+from longtake.pipeline.answering.byte_cache import Kept
+from longtake.pipeline.answering.moments import Moment, find_moments
 from longtake.pipeline.table.schema import IndexReader, VideoRow
+
+# Snippets' windows are small, 16 bytes each: this much holds those of four million, and more are read again.
+WINDOWS_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,14 +110,37 @@ class Windows:
         """The end of the last one; 0 where there is none."""
         return int(self.stop_ns_T[-1]) / 1e9 if len(self.stop_ns_T) else 0.0
 
+    @property
+    def size_bytes(self) -> int:
+        """What they take."""
+        return self.start_ns_T.nbytes + self.stop_ns_T.nbytes
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Given:
-    """What a backend answers. `looked_T`, bool, are the snippets that the answer could look at."""
 
-    answer: Answer
-    looked_T: NDArray[np.bool_]
-    notes: tuple[str, ...] = ()
+def video_answer(
+    row: VideoRow,
+    asked: Asked,
+    windows: Windows,
+    answer: Answer,
+    looked_T: NDArray[np.bool_],
+    notes: tuple[str, ...] = (),
+) -> VideoAnswer:
+    """A model's answer about a video, with its moments among the snippets that it could look at, `looked_T` bool."""
+    weights_T = answer.weights_T.detach().cpu().float().numpy()
+    return VideoAnswer(
+        video=row.uri,
+        video_id=row.video_id,
+        question=asked.question,
+        answer=answer.text,
+        probability=answer.probability,
+        moments=find_moments(weights_T[looked_T], windows.start_ns_T[looked_T], windows.stop_ns_T[looked_T]),
+        seen_until_s=windows.stop_s,
+        still_indexing=row.status == "indexing",
+        from_s=asked.from_s,
+        to_s=asked.to_s,
+        votes=answer.votes,
+        unknown_words=answer.unknown_words,
+        notes=notes,
+    )
 
 
 class Backend(ABC):
@@ -128,6 +155,7 @@ class Backend(ABC):
     def __init__(self, reader: IndexReader, path: str, model: str | None, cache_bytes: int) -> None:
         self.reader, self.path, self.cache_bytes = reader, path, cache_bytes
         self._model = model
+        self._windows: Kept[str, Windows] = Kept(WINDOWS_BYTES)
 
     @property
     def model(self) -> str:
@@ -139,13 +167,14 @@ class Backend(ABC):
     def cached_bytes(self) -> int:
         """How much memory is taken by what is kept of earlier questions."""
 
-    @abstractmethod
     def move(self, reader: IndexReader, unmoved: set[str]) -> None:
         """Go on with another version of the index; what is kept of the videos `unmoved` (by id) stays good.
 
         Raises:
             IndexMismatchError: the loaded model did not write it.
         """
+        self._windows.drop(lambda video_id: video_id not in unmoved)
+        self.reader = reader
 
     @abstractmethod
     def load(self) -> object:
@@ -156,12 +185,16 @@ class Backend(ABC):
             IndexMismatchError: they did not write the index.
         """
 
-    @abstractmethod
     def windows(self, row: VideoRow) -> Windows:
-        """The snippets that there are of a video."""
+        """The snippets that there are of a video at this version. Neither the model nor a token is read for it."""
+        found = self._windows.get(row.video_id)
+        if found is not None:
+            return found
+        start_ns_T, stop_ns_T = self.reader.windows(row.video_id)
+        return self._windows.put(row.video_id, Windows(start_ns_T=start_ns_T, stop_ns_T=stop_ns_T))
 
     @abstractmethod
-    def answer(self, row: VideoRow, asked: Asked, mask_T: NDArray[np.bool_]) -> Given:
+    def answer(self, row: VideoRow, asked: Asked, mask_T: NDArray[np.bool_]) -> VideoAnswer:
         """Answer about the snippets of `mask_T`, of which there is at least one.
 
         Raises:
@@ -171,7 +204,7 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def stream(self, row: VideoRow, asked: Asked, mask_T: NDArray[np.bool_]) -> Generator[str, None, Given]:
+    def stream(self, row: VideoRow, asked: Asked, mask_T: NDArray[np.bool_]) -> Generator[str, None, VideoAnswer]:
         """The same, the answer's text in pieces as they are decoded. Raises with the first piece."""
 
 
@@ -181,9 +214,9 @@ class StreamedAnswer(Iterator[str]):
     `video` is the uri of the video that is asked. Asking for a piece raises what `Index.ask` raises.
     """
 
-    def __init__(self, video: str, pieces: Generator[str, None, Given], finish: Callable[[Given], VideoAnswer]) -> None:
+    def __init__(self, video: str, pieces: Generator[str, None, VideoAnswer]) -> None:
         self.video = video
-        self._pieces, self._finish = pieces, finish
+        self._pieces = pieces
         self._answer: VideoAnswer | None = None
 
     def __next__(self) -> str:
@@ -191,7 +224,7 @@ class StreamedAnswer(Iterator[str]):
             return next(self._pieces)
         except StopIteration as stop:
             if self._answer is None:
-                self._answer = self._finish(stop.value)
+                self._answer = stop.value
             raise
 
     @property

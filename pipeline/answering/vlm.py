@@ -18,7 +18,7 @@ from longtake.operators.vlm import Decoding, Prefix, VideoTokens, VLMAnswerer, l
 from longtake.operators.vlm.coarse import coarse
 from longtake.operators.vlm.describe import describe_vlm
 from longtake.pipeline.answering.byte_cache import Kept
-from longtake.pipeline.answering.question import Asked, Backend, Given, Windows
+from longtake.pipeline.answering.question import Asked, Backend, VideoAnswer, video_answer
 from longtake.pipeline.table.metadata import vlm_path
 from longtake.pipeline.table.schema import IndexReader, VideoRow
 
@@ -51,7 +51,6 @@ class VlmBackend(Backend):
     def __init__(self, reader: IndexReader, path: str, model: str | None, cache_bytes: int) -> None:
         super().__init__(reader, path, model, cache_bytes)
         self._kept: Kept[Key, Prefix | Stored] = Kept(cache_bytes)
-        self._windows: dict[str, Windows] = {}
         self._answerer: VLMAnswerer | None = None
         self._fingerprint = ""
 
@@ -66,26 +65,22 @@ class VlmBackend(Backend):
 
     def move(self, reader: IndexReader, unmoved: set[str]) -> None:
         self._kept.drop(lambda key: key[0] not in unmoved)
-        self._windows = {video_id: one for video_id, one in self._windows.items() if video_id in unmoved}
-        self.reader = reader
+        super().move(reader, unmoved)
         if self._answerer is not None:
             reader.metadata.require_model(self._fingerprint, self.model, self.path)
 
-    def windows(self, row: VideoRow) -> Windows:
-        if row.video_id not in self._windows:
-            self._stored(row)
-        return self._windows[row.video_id]
-
-    def answer(self, row: VideoRow, asked: Asked, mask_T: NDArray[np.bool_]) -> Given:
+    def answer(self, row: VideoRow, asked: Asked, mask_T: NDArray[np.bool_]) -> VideoAnswer:
         answerer, (prefix, looked_T) = self.load(), self._read(row, asked, mask_T)
         answer = answerer.answer(prefix, asked.question, _decoding(asked), choices=asked.choices, votes=asked.votes)
-        return Given(answer=answer, looked_T=looked_T, notes=self._notes(prefix))
+        return video_answer(row, asked, self.windows(row), answer, looked_T, self._notes(prefix))
 
-    def stream(self, row: VideoRow, asked: Asked, mask_T: NDArray[np.bool_]) -> Generator[str, None, Given]:
+    def stream(self, row: VideoRow, asked: Asked, mask_T: NDArray[np.bool_]) -> Generator[str, None, VideoAnswer]:
         answerer, (prefix, looked_T) = self.load(), self._read(row, asked, mask_T)
+        # The index may be refreshed between two pieces; the answer stays one of the version that it began with.
+        windows = self.windows(row)
         pieces = answerer.stream(prefix, asked.question, _decoding(asked))
         yield from pieces
-        return Given(answer=pieces.answer, looked_T=looked_T, notes=self._notes(prefix))
+        return video_answer(row, asked, windows, pieces.answer, looked_T, self._notes(prefix))
 
     def load(self) -> VLMAnswerer:
         if self._answerer is None:
@@ -125,10 +120,7 @@ class VlmBackend(Backend):
         found = self._kept.get(key)
         if isinstance(found, Stored):
             return found.video
-        video, start_ns_T, stop_ns_T, _ = self.reader.video_tokens(row.video_id, dtype=self._runs[0])
-        self._windows[row.video_id] = Windows(
-            start_ns_T=start_ns_T.astype(np.int64), stop_ns_T=stop_ns_T.astype(np.int64)
-        )
+        video, *_ = self.reader.video_tokens(row.video_id, dtype=self._runs[0])
         self._kept.put(key, Stored(video=video))
         return video
 

@@ -343,6 +343,12 @@ class IndexReader:
         stored = [field.name for field in stored_fields(self.metadata)]
         return self._snippets.to_table(columns=["snippet", "start_ns", "stop_ns", "text", *stored], filter=where)
 
+    def windows(self, video_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """When a video's snippets start and stop, int64 [T] each, in their order; no token is read."""
+        table = self._snippets.to_table(columns=["snippet", "start_ns", "stop_ns"], filter=video_filter(video_id))
+        order = np.argsort(table["snippet"].to_numpy(), kind="stable")
+        return table["start_ns"].to_numpy()[order], table["stop_ns"].to_numpy()[order]
+
     def numbers(self, video_id: str) -> np.ndarray:
         """The snippet numbers that the index holds of a video: int32 [T], increasing."""
         table = self._snippets.to_table(columns=["snippet"], filter=video_filter(video_id))

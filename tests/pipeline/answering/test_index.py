@@ -129,6 +129,31 @@ def test_a_span_leaves_out_videos_that_end_before_it(index: Index) -> None:
         index.ask(QUESTION, video="a/intro.mp4", from_s=7, to_s=8)
 
 
+def test_the_model_sees_no_video_out_of_the_span(path: str) -> None:
+    index = longtake.open_index(path)
+    with pytest.raises(InputError, match="no video reaches into 50 s to the end"):
+        index.ask(QUESTION, from_s=50)
+    assert index._backend._answerer is None
+    (answer,) = index.ask(QUESTION, from_s=10)
+    one_snippet = index.cached_bytes // VIDEOS["/films/b/outro.mkv"]
+    assert answer.video == "/films/b/outro.mkv" and one_snippet > 0
+    index.ask(QUESTION)
+    assert index.cached_bytes == one_snippet * sum(VIDEOS.values())
+
+
+def test_spans_are_known_without_the_model(path: str, tmp_path: Path) -> None:
+    index = longtake.open_index(path, model=str(tmp_path / "gone"))
+    windows = index._backend.windows(index.find("outro"))
+    assert windows.start_ns_T.tolist() == [second * 1_000_000_000 for second in range(12)]
+    assert windows.stop_s == 12
+    with pytest.raises(InputError, match="no video reaches into 50 s to the end"):
+        index.ask(QUESTION, from_s=50)
+    with pytest.raises(InputError, match=r"nothing in 7 s to 8 s is indexed; it is indexed up to 6\.0 s"):
+        index.ask(QUESTION, video="a/intro.mp4", from_s=7, to_s=8)
+    with pytest.raises(InputError, match="gone"):
+        index.ask(QUESTION, from_s=10)
+
+
 def test_choices_votes_and_unknown_words(index: Index) -> None:
     (chosen,) = index.ask(QUESTION, video="outro", choices=["red", " blue "])
     assert chosen.answer in ("red", "blue") and 0 < chosen.probability <= 1

@@ -270,3 +270,25 @@ def test_the_command_line_writes_a_model_to_try(tmp_path: Path) -> None:
     assert f"--model vlm:{tmp_path / 'tiny'}" in shown.getvalue()
     assert errors.getvalue().startswith("longtake: error: qwen9: no class of models that can be made")
     assert load_vlm(tmp_path / "tiny").width == 32
+
+
+def test_spans_are_known_without_the_model_or_a_token(path: str, tmp_path: Path) -> None:
+    index = longtake.open_index(path, model=f"vlm:{tmp_path / 'gone'}")
+    assert backend(index).windows(index.find("long")).stop_ns_T.tolist() == [2_000_000_000 * n for n in range(1, 9)]
+    with pytest.raises(InputError, match="no video reaches into 50 s to the end"):
+        index.ask(QUESTION, from_s=50)
+    assert index.cached_bytes == 0
+    with pytest.raises(InputError, match="gone"):
+        index.ask(QUESTION, from_s=10)
+
+
+def test_a_stream_ends_in_the_version_that_it_began_with(tmp_path: Path, directory: Path, vlm: VLM) -> None:
+    committer = write_index(tmp_path / "live.lt", directory, vlm)
+    add(committer, vlm, "/growing.mp4", range(3), status="indexing")
+    index = longtake.open_index(tmp_path / "live.lt")
+    (wanted,) = index.ask(QUESTION, limit=6)
+    stream = index.stream(QUESTION, "growing", limit=6)
+    next(stream)
+    add(committer, vlm, "/growing.mp4", range(3, 5), status="indexing")
+    assert index.refresh()
+    assert stream.finish() == wanted and wanted.seen_until_s == 6.0
