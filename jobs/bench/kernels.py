@@ -43,7 +43,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--out", metavar="DIR", default=DEFAULT_OUT, help=f"where the figures go (default {DEFAULT_OUT})"
     )
-    parser.add_argument("--quick", action="store_true", help="two sizes an op, and no max-autotune")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="two sizes an op, and no max-autotune")
+    size.add_argument("--product", action="store_true", help="the sizes that the presets have, and no max-autotune")
     parser.add_argument(
         "--minutes",
         type=float,
@@ -66,13 +68,13 @@ def run(args: argparse.Namespace) -> int:
     # A kernel that cannot run must say so here, and not hand over to what it is compared with.
     os.environ[VARIABLE] = "triton"
     suites = [load_suite(op) for op in ops]
-    on_gpu, machine = choose_machine(suites, args.quick)
-    cases = {suite.op: choose_cases(suite, on_gpu, args.quick) for suite in suites}
+    on_gpu, machine = choose_machine(suites, quick=args.quick, product=args.product)
+    cases = {suite.op: choose_cases(suite, on_gpu, quick=args.quick, product=args.product) for suite in suites}
     name = "kernels" if len(ops) == len(op_names()) else "kernels-" + "-".join(ops)
     return bench(suites, cases, machine, Path(args.out) / name, until=began + 60 * args.minutes)
 
 
-def choose_machine(suites: Sequence[Suite], quick: bool) -> tuple[bool, Machine]:
+def choose_machine(suites: Sequence[Suite], *, quick: bool, product: bool) -> tuple[bool, Machine]:
     """Whether there is a GPU to time on, and what a run does there, or else on the CPU."""
     import torch
 
@@ -87,14 +89,16 @@ def choose_machine(suites: Sequence[Suite], quick: bool) -> tuple[bool, Machine]
     timer = gpu_timer(QUICK_REP_MS if quick else REP_MS)
     _say("measuring the copy bandwidth and the matmul rate")
     ceilings = measure_ceilings(device, timer, {case.dtype for suite in suites for case in suite.cases})
-    compilers = torch_compilers(patient=not quick)
+    compilers = torch_compilers(patient=not quick and not product)
     return True, Machine(device=device, timer=timer, ceilings=ceilings, compilers=compilers)
 
 
-def choose_cases(suite: Suite, on_gpu: bool, quick: bool) -> list[Case]:
+def choose_cases(suite: Suite, on_gpu: bool, *, quick: bool, product: bool) -> list[Case]:
     """A quick run takes the first case, and the first of those that fill the chip."""
     if not on_gpu:
         return list(suite.small_cases)
+    if product:
+        return list(suite.product_cases)
     if not quick:
         return list(suite.cases)
     small = [case for case in suite.cases if not case.fills][:1]

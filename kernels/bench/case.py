@@ -54,3 +54,4 @@ class Suite:
     libraries: Mapping[str, Call] = field(default_factory=dict)
     cases: tuple[Case, ...]
     small_cases: tuple[Case, ...]  # for a machine without a GPU
+    product_cases: tuple[Case, ...] = ()  # what the presets call the op with

@@ -30,13 +30,14 @@ def _case(
     history: int = 0,
     tokens: bool = True,
     masked: bool = True,
+    head_width: int = HEAD_WIDTH,
     dtype: torch.dtype = torch.bfloat16,
     fills: bool = False,
 ) -> Case:
     """A combiner's last layer over `batch` snippets; without `tokens` the queries are no keys, as in pooling."""
     counts = {"video": video, "audio": audio, "history": history, "tokens": queries if tokens else 0}
     counts = {name: count for name, count in counts.items() if count}
-    heads = width // HEAD_WIDTH
+    heads = width // head_width
 
     def make(device: torch.device, seed: int) -> Inputs:
         generator = torch.Generator(device).manual_seed(seed)
@@ -44,9 +45,9 @@ def _case(
         def random(*shape: int) -> Tensor:
             return torch.randn(shape, generator=generator, device=device).to(dtype).requires_grad_()
 
-        inputs: Inputs = {"queries": random(batch, queries, heads, HEAD_WIDTH)}
+        inputs: Inputs = {"queries": random(batch, queries, heads, head_width)}
         for name, count in counts.items():
-            inputs[name] = random(batch, count, 2, heads, HEAD_WIDTH)
+            inputs[name] = random(batch, count, 2, heads, head_width)
             if masked and name != "tokens":
                 mask = torch.rand(batch, count, generator=generator, device=device) < 0.9
                 mask[:, 0] = True
@@ -74,7 +75,8 @@ def _case(
 def _arguments(inputs: Inputs) -> tuple[Tensor, list[Tensor], list[Tensor | None], float]:
     names = [name for name in SOURCES if name in inputs]
     masks = [inputs.get(f"{name}_mask") for name in names]
-    return inputs["queries"], [inputs[name] for name in names], masks, HEAD_WIDTH**-0.5
+    queries = inputs["queries"]
+    return queries, [inputs[name] for name in names], masks, queries.shape[-1] ** -0.5
 
 
 def _ours(inputs: Inputs) -> Tensor:
@@ -127,6 +129,15 @@ SUITE = Suite(
         _case(2, 70, 20, 4, 128, dtype=torch.float32),
         _case(1, 33, 9, 8, 64, history=16, dtype=torch.float32),
         _case(1, 40, 10, 4, 64, tokens=False, masked=False, dtype=torch.float32),
+    ),
+    # The combiners of `tiny`, `small` and `base`: of several layers, and so over one sequence of all tokens. 8 lanes
+    # are what indexing has on a GPU.
+    product_cases=(
+        _case(8, 94, 0, 4, 96, tokens=False, head_width=24),
+        _case(8, 108, 0, 4, 128, tokens=False, head_width=32),
+        _case(8, 611, 0, 32, 576, tokens=False),
+        _case(16, 611, 0, 32, 576, tokens=False),
+        _case(64, 611, 0, 32, 576, tokens=False, fills=True),
     ),
 )
 

@@ -99,6 +99,15 @@ SUITE = Suite(
         _case("decode", 3, 4, 96, dtype=torch.float32),
         _case("encode", 2, 3, 40, group=8, dtype=torch.float32),
     ),
+    # A step of 8 lanes, and an hour of snippets.
+    product_cases=(
+        *_both(8, 4, 96),
+        *_both(8, 4, 128),
+        *_both(8, 32, 576),
+        *_both(8, 32, 1536),
+        *_both(3600, 4, 128),
+        *_both(3600, 32, 576, fills=True),
+    ),
 )
 
 

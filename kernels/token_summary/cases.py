@@ -139,6 +139,15 @@ SUITE = Suite(
         _case(2, 50, 64, 8, dtype=torch.float32),
         _case(1, 33, 96, 5, memory=8, dtype=torch.float32),
     ),
+    # Read and write of the Token Turing Machine of `mirasol_3b`, and of one in `base`, which `bench step` times.
+    product_cases=(
+        _case(8, 667, 1536, 32, memory=96),
+        _case(8, 667, 1536, 96, memory=96, output=32),
+        _case(16, 579, 576, 32, memory=96),
+        _case(16, 579, 576, 96, memory=96, output=32),
+        _case(64, 667, 1536, 32, memory=96, fills=True),
+        _case(64, 667, 1536, 96, memory=96, output=32, fills=True),
+    ),
 )
 
 

@@ -32,6 +32,11 @@ BASE = (
     TubeShape((2, 12, 12), (8, 32, 32), (0, 16, 16)),
     TubeShape((1, 16, 16), (16, 16, 16)),
 )
+# Those of the shipped presets.
+TINY_PRESET_CLIP: Clip = (8, 48, 64)
+TINY_PRESET = (TubeShape((1, 16, 16), (4, 8, 8), (1, 0, 0)), TubeShape((4, 16, 16), (4, 24, 24), (0, 4, 0)))
+SMALL_PRESET_CLIP: Clip = (8, 64, 80)
+SMALL_PRESET = (TubeShape((1, 20, 20), (4, 10, 10), (1, 2, 0)), TubeShape((4, 16, 16), (4, 24, 32)))
 SMALL_CLIP: Clip = (4, 24, 32)
 SMALL = (TubeShape((2, 8, 8), (2, 8, 12), (0, 4, 4)), TubeShape((1, 16, 16), (4, 8, 8)))
 TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -157,6 +162,14 @@ SUITE = Suite(
     small_cases=(
         _case(2, 96, SMALL, SMALL_CLIP, dtype=torch.float32),
         _case(1, 40, SMALL, SMALL_CLIP, indexed=True, dtype=torch.float32),
+    ),
+    # Through the index, as the encoder finds pictures; 8 lanes are what indexing has on a GPU.
+    product_cases=(
+        _case(8, 96, TINY_PRESET, TINY_PRESET_CLIP, indexed=True),
+        _case(8, 128, SMALL_PRESET, SMALL_PRESET_CLIP, indexed=True),
+        _case(8, 576, BASE, BASE_CLIP, indexed=True),
+        _case(8, 1536, TUBEVIT, TUBEVIT_CLIP, indexed=True),
+        _case(64, 576, BASE, BASE_CLIP, indexed=True, fills=True),
     ),
 )
 
