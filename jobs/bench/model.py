@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longtake.errors import InputError
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print, keep."""
     import torch
 
-    from longtake.jobs.bench.record import write_record
+    from longtake.jobs.bench.record import record, write_json
     from longtake.operators.bench.model_cost import ModelBench
     from longtake.operators.model import presets
 
@@ -61,11 +62,9 @@ def run(args: argparse.Namespace) -> int:
     bench = ModelBench(config, torch.device("cuda" if cuda else "cpu"), lanes=lanes, compiled=args.compile)
     gate = bench.check()
     print(f"gate: tokens as the references give them, to cosine {gate:.6f}")
-    costs = []
-    for frames in lengths:
-        costs.append(bench.measure(frames))
-        print(_line(costs[-1]), flush=True)
-    figures = {
+    # Written after every length, so that a run that is cut off keeps what it had.
+    figures: dict[str, Any] = {
+        "complete": False,
         "preset": args.preset,
         "device": "cuda" if cuda else "cpu",
         "compiled": args.compile,
@@ -74,9 +73,17 @@ def run(args: argparse.Namespace) -> int:
         "flops_a_snippet": bench.flops_a_snippet,
         "matmul_flops_per_s": bench.matmul_flops_per_s,
         "gate_cosine": round(gate, 6),
-        "rows": [cost.as_dict() for cost in costs],
+        "rows": [],
     }
-    write_record(args.out, "model", figures)
+    kept = record("model", figures)
+    costs: list[Cost] = []
+    for frames in lengths:
+        costs.append(bench.measure(frames))
+        kept["rows"].append(costs[-1].as_dict())
+        kept["complete"] = len(costs) == len(lengths)
+        if args.out is not None:
+            write_json(Path(args.out), kept)
+        print(_line(costs[-1]), flush=True)
     print("\n" + summarise(costs))
     if cuda:
         best = max(cost.share_of_matmul for cost in costs)

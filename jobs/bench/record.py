@@ -122,11 +122,14 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """The commit of the code that runs, marked when files differ from it; None outside a checkout."""
+    """The commit of the code that runs, marked when files differ from it; outside a checkout what LONGTAKE_COMMIT says.
+
+    A copy without its history, as one takes to a GPU, cannot tell. None where nothing tells.
+    """
     folder = Path(__file__).resolve().parent
     words = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=20)
+        found = subprocess.run(words, capture_output=True, text=True, timeout=20).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
+        found = ""
+    return found or os.environ.get("LONGTAKE_COMMIT") or None

@@ -6,20 +6,26 @@ Shapes: S samples, N mel frames, M mels, A the config's frames a snippet.
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING
 
 import torch
-import torchaudio
 from torch import Tensor
 
 from longtake.operators.model.config import AudioConfig
+
+if TYPE_CHECKING:
+    from torchaudio.transforms import MelSpectrogram
 
 # Power below this counts as silence: -100 dB, under the quantisation noise of 16-bit sound.
 FLOOR = 1e-10
 
 
 @functools.lru_cache(maxsize=8)
-def _transform(sample_rate_hz: int, fft: int, hop: int, mels: int) -> torchaudio.transforms.MelSpectrogram:
-    return torchaudio.transforms.MelSpectrogram(
+def _transform(sample_rate_hz: int, fft: int, hop: int, mels: int) -> MelSpectrogram:
+    # Here, for the network itself is used where there is no torchaudio.
+    from torchaudio.transforms import MelSpectrogram
+
+    return MelSpectrogram(
         sample_rate=sample_rate_hz,
         n_fft=fft,
         hop_length=hop,

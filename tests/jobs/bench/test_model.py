@@ -23,7 +23,7 @@ def test_the_command_measures_and_keeps(tmp_path: Path, capsys: pytest.CaptureFi
     if not torch.cuda.is_available():
         assert said.startswith("no GPU here: times of the CPU through the references, which say nothing of the kernels")
     kept = json.loads(out.read_text())
-    assert (kept["benchmark"], kept["preset"], kept["lanes"]) == ("model", "tiny", 2)
+    assert (kept["benchmark"], kept["preset"], kept["lanes"]) == ("model", "tiny", 2) and kept["complete"]
     assert [row["frames"] for row in kept["rows"]] == [8, 16, 32]
     assert [row["snippets"] for row in kept["rows"]] == [1, 2, 4]
     assert [row["joint_videos"] for row in kept["rows"]] == [2, 1, 1], "as many snippets where they are few"
