@@ -222,8 +222,8 @@ def test_demuxers_and_decoders_do_without_torch(stage: str) -> None:
 import sys
 import longtake.pipeline.indexing.stages.{stage}
 from longtake.operators.model.presets import tiny
-from longtake.pipeline.media.model_input import ConfigIntake
-ConfigIntake(config=tiny())
+from longtake.pipeline.media.model_input import NativeInput
+NativeInput(config=tiny())
 heavy = {{"torch", "torchaudio", "ray", "lance", "transformers"}} & set(sys.modules)
 sys.exit(f"loaded: {{sorted(heavy)}}" if heavy else 0)
 """

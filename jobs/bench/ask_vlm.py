@@ -129,7 +129,7 @@ def _write_frames(video: Path, index: Path, model: str) -> dict[str, Any]:
     """The frames that were indexed, read once more by the same stages, in a file; with their times."""
     import numpy as np
 
-    from longtake.pipeline.indexing.model import vlm_intake
+    from longtake.pipeline.indexing.model import vlm_input
     from longtake.pipeline.media.plan import Sampling
     from longtake.pipeline.media.probe import probe
     from longtake.pipeline.media.snippet import Snippet
@@ -137,10 +137,10 @@ def _write_frames(video: Path, index: Path, model: str) -> dict[str, Any]:
     from longtake.pipeline.table.schema import IndexReader
 
     info, sampling = probe(video), Sampling(rate_hz=RATE_HZ)
-    intake = vlm_intake(IndexReader.open(str(index)).metadata, model)
-    read = [one for one in read_snippets(info, intake, sampling) if isinstance(one, Snippet)]
+    model_input = vlm_input(IndexReader.open(str(index)).metadata, model)
+    read = [one for one in read_snippets(info, model_input, sampling) if isinstance(one, Snippet)]
     frames_FHWC = np.concatenate([one.frames_FHWC[one.frame_mask_F] for one in read])
-    plan = make_plan(info, sampling, intake.frames)
+    plan = make_plan(info, sampling, model_input.frames)
     path = video.with_suffix(".npy")
     np.save(path, frames_FHWC)
     times_s = [plan.sample_ns(number) / 1e9 for number in range(len(frames_FHWC))]

@@ -14,7 +14,7 @@ from longtake.jobs.train.encoders import on_named_encoders
 if TYPE_CHECKING:
     from longtake.jobs.main import Subparsers
     from longtake.operators.model.config import ModelConfig
-    from longtake.operators.synthetic.training.task import Course
+    from longtake.operators.synthetic.training.task import Task
     from longtake.operators.synthetic.training.trainer import Plan, Trainer
 
 EXAMPLES = """\
@@ -115,9 +115,9 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, option)
         if value is not None and value < 1:
             raise InputError(f"--{option.replace('_', '-')} must be at least 1, not {value}")
-    courses = _courses(args)
-    plan = small_plan(args.seed, len(courses)) if args.preset == "small" else Plan(seed=args.seed)
-    if len(courses) > 1:
+    tasks = _tasks(args)
+    plan = small_plan(args.seed, len(tasks)) if args.preset == "small" else Plan(seed=args.seed)
+    if len(tasks) > 1:
         plan = dataclasses.replace(plan, turns=TURNS)
     for name in ("snippet_steps", "long_steps", "polish_steps"):
         if getattr(args, name) is not None:
@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
         if plan.stored is not None:
             plan = dataclasses.replace(plan, stored=dataclasses.replace(plan.stored, videos=args.pool_videos))
     out = Path(args.out)
-    trainer = _trainer(args, config, plan, courses, out, choose_device(args.device))
+    trainer = _trainer(args, config, plan, tasks, out, choose_device(args.device))
     train_with_progress(trainer, out, args.stop_after)
     return 0
 
@@ -140,11 +140,11 @@ def _refuse(args: argparse.Namespace, options: Sequence[str], where: str) -> Non
             raise InputError(f"--{name.replace('_', '-')} is for training {where}")
 
 
-def _courses(args: argparse.Namespace) -> list[Course[Any]]:
+def _tasks(args: argparse.Namespace) -> list[Task[Any]]:
     """The worlds to learn from: the built-in one, and one of the material that the options name."""
     from longtake.errors import InputError
     from longtake.jobs.console import warn
-    from longtake.operators.synthetic.training.recorded_task import RealCourse, many_voices
+    from longtake.operators.synthetic.training.recorded_task import RecordedTask, many_voices
     from longtake.operators.synthetic.training.shapes_task import BUILT_IN_COURSE
 
     if (args.pictures is None) != (args.sounds is None):
@@ -157,11 +157,11 @@ def _courses(args: argparse.Namespace) -> list[Course[Any]]:
     from longtake.pipeline.synthetic.read_material import read_material
 
     material = read_material(Path(args.pictures), Path(args.sounds), warn).split("train", args.hold_out_voice)
-    return [BUILT_IN_COURSE, RealCourse(many_voices(material))]
+    return [BUILT_IN_COURSE, RecordedTask(many_voices(material))]
 
 
 def _trainer(
-    args: argparse.Namespace, config: ModelConfig, plan: Plan, courses: list[Course[Any]], out: Path, device: str
+    args: argparse.Namespace, config: ModelConfig, plan: Plan, tasks: list[Task[Any]], out: Path, device: str
 ) -> Trainer:
     """The run that the options ask for: on the preset's own encoders, or on public ones."""
     from longtake.errors import InputError
@@ -171,7 +171,7 @@ def _trainer(
 
     named = on_named_encoders(config, args)
     own = named is config
-    settings: dict[str, Any] = {"courses": courses, "device": device, "workers": args.workers}
+    settings: dict[str, Any] = {"tasks": tasks, "device": device, "workers": args.workers}
     if args.encoders_from is not None:
         if args.snippet_steps is not None or args.video_encoder is not None or args.audio_encoder is not None:
             raise InputError("--encoders-from takes encoders that have learned; nothing else can be said of them")

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Drawn(Generic[T]):
+class BatchCache(Generic[T]):
     """The batches of one seed at a time, kept as they are drawn: a tenth of a run on a CPU is drawing them.
 
     Variants of a seed follow each other, so one seed's are enough: some 30 kB a batch of the quick budgets.

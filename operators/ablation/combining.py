@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from longtake.operators.ablation.features import BeatFeatures
+from longtake.operators.ablation.features import SnippetFeatures
 from longtake.operators.model.combiners import Combiner, Features
 from longtake.operators.synthetic.training.shapes_task import DESCRIPTION
 
@@ -103,7 +103,7 @@ def describing_loss(logits_SP: Tensor, truth_SP: Tensor, heard_S: Tensor, parts:
 
 def train_combiner(
     combiner: Combiner,
-    features: BeatFeatures,
+    features: SnippetFeatures,
     truth_BP: Tensor,
     senses: Senses,
     plan: Describing,
@@ -155,7 +155,7 @@ class TokenSource:
     sound is shuffled between the snippets of each video.
     """
 
-    def __init__(self, combiner: Combiner, features: BeatFeatures, senses: Senses) -> None:
+    def __init__(self, combiner: Combiner, features: SnippetFeatures, senses: Senses) -> None:
         self.combiner, self.features, self.senses = combiner, features, senses
         self.device = next(combiner.parameters()).device
         self.pooled_BmD: Tensor | None = None

@@ -22,7 +22,7 @@ from longtake.operators.ablation.combining import (
     train_combiner,
     update,
 )
-from longtake.operators.ablation.features import BeatFeatures
+from longtake.operators.ablation.features import SnippetFeatures
 from longtake.operators.ablation.questions import Batches, TestSet
 from longtake.operators.model.chat import ChatTokenizer
 from longtake.operators.model.config import (
@@ -144,7 +144,7 @@ class CoverageModel:
     def train(
         self,
         batches: Iterable[tuple[Tensor, Questions]],
-        features: BeatFeatures,
+        features: SnippetFeatures,
         truth_BP: Tensor,
         plan: Plan,
         seed: int,
@@ -190,7 +190,7 @@ class CoverageModel:
             update(optimizer, losses.total, rate_at(step, steps, min(100, steps // 10 + 1), plan.rate))
             on_step("questions", step + 1, steps, losses.parts["text"], losses.parts["exact"])
 
-    def right(self, test: TestSet, features: BeatFeatures, seed: int) -> Tensor:
+    def right(self, test: TestSet, features: SnippetFeatures, seed: int) -> Tensor:
         """Whether each question of a test set is answered exactly as greedy decoding would, bool [Q].
 
         A greedy answer is right if and only if every token is the likeliest one after the true ones before it.

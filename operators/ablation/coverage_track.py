@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longtake.operators.ablation.batch_cache import Drawn
+from longtake.operators.ablation.batch_cache import BatchCache
 from longtake.operators.ablation.combining import Describing
 from longtake.operators.ablation.coverage import QUICK, VARIANTS, CoverageModel, Plan
-from longtake.operators.ablation.features import BeatFeatures, delayed, encoded
+from longtake.operators.ablation.features import SnippetFeatures, delayed, encoded
 from longtake.operators.ablation.questions import Batches, TestSet, needle_set, question_set
 from longtake.operators.ablation.results import Row, RunResult, count_right, majority_rows
 from longtake.operators.ablation.track import Report, Step
 from longtake.operators.model.checkpoint import LoadedModel, load_model
 from longtake.operators.synthetic.script import BEAT_S, Script
-from longtake.operators.synthetic.training.shapes_task import BeatPool, describe
+from longtake.operators.synthetic.training.shapes_task import ScriptPool, describe
 from longtake.operators.synthetic.training.task import PoolSpec
 from longtake.operators.synthetic.worlds import BUILT_IN
 
@@ -97,7 +97,7 @@ class CoverageTrack:
         return f"{self.loaded.fingerprint} {self.budget} {VARIANTS}"
 
     def baseline(self) -> list[Row]:
-        tests = world_sets(BeatPool(self.test_spec), self.budget)
+        tests = world_sets(ScriptPool(self.test_spec), self.budget)
         return [row for test in tests for row in majority_rows(test, "world")]
 
     def prepare(self, report: Report) -> None:
@@ -105,7 +105,7 @@ class CoverageTrack:
         folder = self.folder / "features"
         tests = self.test_spec.scripts(BUILT_IN)
 
-        def features(stage: str, scripts: Sequence[Script], seed: int) -> BeatFeatures:
+        def features(stage: str, scripts: Sequence[Script], seed: int) -> SnippetFeatures:
             def on_video(done: int, total: int) -> None:
                 report(Step(variant="features", seed=0, stage=stage, step=done, steps=total))
 
@@ -140,7 +140,7 @@ class CoverageTrack:
             report(Step(variant=variant, seed=seed, stage=stage, step=step, steps=steps, loss=loss, exact=exact))
 
         model.train(shared.batches.of(seed), shared.train, shared.truth_BP, self.budget.plan, seed, on_step)
-        tests: list[tuple[str, float | None, TestSet, BeatFeatures]]
+        tests: list[tuple[str, float | None, TestSet, SnippetFeatures]]
         tests = [("world", None, test, shared.plain) for test in shared.world]
         if variant == "full":
             tests += [("depth", depth, test, shared.plain) for depth, test in shared.grid]
@@ -171,14 +171,14 @@ class _Shared:
     """The pools with their features, and the test sets."""
 
     def __init__(
-        self, track: CoverageTrack, train: BeatFeatures, plain: BeatFeatures, late: dict[float, BeatFeatures]
+        self, track: CoverageTrack, train: SnippetFeatures, plain: SnippetFeatures, late: dict[float, SnippetFeatures]
     ) -> None:
         budget = track.budget
         self.train, self.plain, self.late = train, plain, list(late.items())
-        train_pool, pool = BeatPool(track.train_spec), BeatPool(track.test_spec)
+        train_pool, pool = ScriptPool(track.train_spec), ScriptPool(track.test_spec)
         self.truth_BP: Tensor = torch.cat([describe(beat) for beat in train_pool.beats])
         batches, tokenizer = budget.plan.batches, track.loaded.tokenizer
-        self.batches = Drawn(
+        self.batches = BatchCache(
             lambda seed: (batches.draw(train_pool, tokenizer, seed, step) for step in range(batches.steps))
         )
         self.world = world_sets(pool, budget)
@@ -189,7 +189,7 @@ class _Shared:
         ]
 
 
-def world_sets(pool: BeatPool, budget: Budget) -> list[TestSet]:
+def world_sets(pool: ScriptPool, budget: Budget) -> list[TestSet]:
     """The world's questions: about the pool's whole source videos, and about longer arrangements of their beats."""
     rng = random.Random("ablation tests")
     whole = [list(range(n * BEATS, (n + 1) * BEATS)) for n in range(budget.test_videos)]

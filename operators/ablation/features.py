@@ -31,7 +31,7 @@ VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class BeatFeatures:
+class SnippetFeatures:
     """Encoded beats, memory-mapped: float16 features, and bool masks that are False where a beat came without sound."""
 
     video_PND: Tensor
@@ -92,7 +92,7 @@ def encoded(
     workers: int = 1,
     device: str = "cpu",
     on_video: Callable[[int, int], None] = lambda done, total: None,
-) -> BeatFeatures:
+) -> SnippetFeatures:
     """The features of all beats of `scripts`, in order, from `folder` where they lie there already.
 
     Args:
@@ -107,7 +107,7 @@ def encoded(
         part.mkdir(parents=True)
         _write(part, loaded, Rendered(loaded.config, scripts, seed), workers, device, on_video)
         part.replace(place)
-    return BeatFeatures(
+    return SnippetFeatures(
         video_PND=_mapped(place / "video.npy"),
         audio_PAD=_mapped(place / "audio.npy"),
         audio_mask_PA=_mapped(place / "audio_mask.npy"),

@@ -18,7 +18,7 @@ from longtake.operators.ablation.stream_track import StreamTrack
 from longtake.operators.model.chat import ChatTokenizer
 from longtake.operators.synthetic.questions import Kind
 from longtake.operators.synthetic.script import BEAT_S, COLOURS, MAX_COUNT, SHAPES, SOUNDS, Script, Thing
-from longtake.operators.synthetic.training.shapes_task import DESCRIPTION, BeatPool, describe
+from longtake.operators.synthetic.training.shapes_task import DESCRIPTION, ScriptPool, describe
 from longtake.operators.synthetic.training.task import PoolSpec
 from longtake.operators.synthetic.worlds import BUILT_IN
 
@@ -122,10 +122,10 @@ class MemoryTrack(StreamTrack):
         return self.specs[split].scripts(BUILT_IN)
 
     def truth(self) -> Tensor:
-        return torch.cat([describe(beat) for beat in BeatPool(self.specs["training"]).beats])
+        return torch.cat([describe(beat) for beat in ScriptPool(self.specs["training"]).beats])
 
     def batches(self, seed: int) -> Iterator[StreamBatch]:
-        pool = BeatPool(self.specs["training"])
+        pool = ScriptPool(self.specs["training"])
         for step in range(self.steps):
             chosen_VT, questions = self.spent.batches.draw(pool, self.tokenizer, seed, step)
             snippets = chosen_VT.shape[1]
@@ -144,7 +144,7 @@ class MemoryTrack(StreamTrack):
             )
 
     def tests(self) -> Sequence[tuple[str, float | None, TestSet]]:
-        pool = BeatPool(self.specs["test"])
+        pool = ScriptPool(self.specs["test"])
         rng = random.Random("memory tests")
         kinds = [kind for kind, _ in SHARES]
         found: list[tuple[str, float | None, TestSet]] = []

@@ -18,7 +18,7 @@ from longtake.operators.model.chat import ChatTokenizer
 from longtake.operators.synthetic.questions import KINDS, Kind, Question, ask, random_span
 from longtake.operators.synthetic.script import BEAT_S, Script
 from longtake.operators.synthetic.training.batches import tensorize
-from longtake.operators.synthetic.training.shapes_task import BeatPool
+from longtake.operators.synthetic.training.shapes_task import ScriptPool
 from longtake.operators.training.batch_tensors import Questions
 
 # How often each kind is asked in training; "heard" is there because it teaches what sounded when.
@@ -43,7 +43,7 @@ class Batches:
     spans: float = 0.3
     shares: tuple[tuple[Kind, int], ...] = SHARES
 
-    def draw(self, pool: BeatPool, tokenizer: ChatTokenizer, seed: int, step: int) -> tuple[Tensor, Questions]:
+    def draw(self, pool: ScriptPool, tokenizer: ChatTokenizer, seed: int, step: int) -> tuple[Tensor, Questions]:
         """The batch of a step: beats of the pool, int64 [V, T], and questions about them."""
         rng = random.Random(f"ablation {seed} {step}")
         low, high = self.beats
@@ -96,7 +96,7 @@ class TestSet:
 
 def question_set(
     name: str,
-    pool: BeatPool,
+    pool: ScriptPool,
     orders: Sequence[Sequence[int]],
     per_kind: int,
     spans: float,
@@ -128,7 +128,7 @@ def _padding(script: Script) -> Question:
     return Question(kind="exists", text="did the border flash", answer="no", moments=())
 
 
-def needle_set(name: str, pool: BeatPool, snippets: int, depth: float, videos: int, seed: int) -> TestSet:
+def needle_set(name: str, pool: ScriptPool, snippets: int, depth: float, videos: int, seed: int) -> TestSet:
     """One needle a video, at `depth` of its length (0 the first snippet, 1 the last); the rest is without a flash."""
     rng = random.Random(f"needle {snippets} {depth} {seed}")
     place = round(depth * (snippets - 1))

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from longtake.operators.ablation.batch_cache import Drawn
+from longtake.operators.ablation.batch_cache import BatchCache
 from longtake.operators.ablation.combining import Describing, TokenSource, train_combiner
 from longtake.operators.ablation.features import encoded
 from longtake.operators.ablation.questions import TestSet
@@ -58,7 +58,7 @@ class StreamTrack(ABC):
         self.loaded: LoadedModel = load_model("tiny")
         self.config = stream_config(self.loaded.config, TOKENS, self.latent_depth, type(self).__name__)
         self._tokens: dict[str, Tensor] | None = None
-        self._drawn: Drawn[StreamBatch] | None = None
+        self._drawn: BatchCache[StreamBatch] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # A process of its own reads the tokens and draws the batches again instead of being sent them.
@@ -111,7 +111,7 @@ class StreamTrack(ABC):
         if not path.is_file():
             self._write(path, report)
         self._tokens = {name: value.to(self.device) for name, value in load_file(path).items()}
-        self._drawn = Drawn(self.batches)
+        self._drawn = BatchCache(self.batches)
 
     def _write(self, path: Path, report: Report) -> None:
         found = {}

@@ -85,7 +85,7 @@ def random_span(rng: random.Random, script: Timeline) -> tuple[float, float]:
     return first * BEAT_S, (first + beats) * BEAT_S
 
 
-Drawn = tuple[str, str, list[tuple[float, float]]]
+BatchCache = tuple[str, str, list[tuple[float, float]]]
 
 
 class _View:
@@ -127,7 +127,7 @@ def _moment(sound: Sound) -> tuple[float, float]:
     return start, start + half
 
 
-def _needle(rng: random.Random, view: _View) -> Drawn | None:
+def _needle(rng: random.Random, view: _View) -> BatchCache | None:
     if not view.flashes:
         # Most spans miss the flash: few of those are asked about, so that "nothing" keeps its share.
         if not view.whole and rng.random() < 0.92:
@@ -140,7 +140,7 @@ def _needle(rng: random.Random, view: _View) -> Drawn | None:
     return f"{start} was shown when the border flashed", answer, [(flash.start_s, flash.stop_s)]
 
 
-def _bind(rng: random.Random, view: _View) -> Drawn | None:
+def _bind(rng: random.Random, view: _View) -> BatchCache | None:
     silent = view.heard(0, 0)
     empty = [n for n in view.heard(1, 1) if view.thing_during(view.soundings[n][0]) is None]
     shown = [n for n in view.heard(1, 1) if n not in empty]
@@ -153,7 +153,7 @@ def _bind(rng: random.Random, view: _View) -> Drawn | None:
     return f"{start} was on screen while the {name} sounded", answer, [_moment(s) for s in events]
 
 
-def _ordinal(rng: random.Random, view: _View, place: int, word: str) -> Drawn | None:
+def _ordinal(rng: random.Random, view: _View, place: int, word: str) -> BatchCache | None:
     absent = rng.random() < P_NOTHING
     names = view.heard(0, 0) if absent else view.heard(2, MAX_COUNT)
     names = [n for n in names if absent or view.thing_during(view.soundings[n][place]) is not None]
@@ -166,15 +166,15 @@ def _ordinal(rng: random.Random, view: _View, place: int, word: str) -> Drawn | 
     return f"{start} was on screen the {word} time the {name} sounded", answer, moments
 
 
-def _first(rng: random.Random, view: _View) -> Drawn | None:
+def _first(rng: random.Random, view: _View) -> BatchCache | None:
     return _ordinal(rng, view, 0, "first")
 
 
-def _last(rng: random.Random, view: _View) -> Drawn | None:
+def _last(rng: random.Random, view: _View) -> BatchCache | None:
     return _ordinal(rng, view, -1, "last")
 
 
-def _count(rng: random.Random, view: _View) -> Drawn | None:
+def _count(rng: random.Random, view: _View) -> BatchCache | None:
     times = rng.randint(1, MAX_COUNT)
     names = view.heard(times, times)
     if not names:
@@ -183,7 +183,7 @@ def _count(rng: random.Random, view: _View) -> Drawn | None:
     return f"how many times did the {name} sound", str(times), [_moment(s) for s in view.soundings[name]]
 
 
-def _exists(rng: random.Random, view: _View) -> Drawn | None:
+def _exists(rng: random.Random, view: _View) -> BatchCache | None:
     yes = rng.random() < 0.5
     answer = "yes" if yes else "no"
     about = rng.choice(("sound", "thing", "thing", "flash"))
@@ -214,7 +214,7 @@ def _exists(rng: random.Random, view: _View) -> Drawn | None:
     return (f"was a {rng.choice(missing)} shown", answer, []) if missing else None
 
 
-def _caption(rng: random.Random, view: _View) -> Drawn | None:
+def _caption(rng: random.Random, view: _View) -> BatchCache | None:
     """Everything about one beat: the training's densest question (the span is that beat)."""
     names = [thing.name for thing in view.things]
     parts = [" then ".join(names) if names else NOTHING]
@@ -227,7 +227,7 @@ def _caption(rng: random.Random, view: _View) -> Drawn | None:
     return "what happens", " and ".join(parts), [(view.start, view.stop)]
 
 
-def _heard(rng: random.Random, view: _View) -> Drawn | None:
+def _heard(rng: random.Random, view: _View) -> BatchCache | None:
     """The other way round: what sounded while a thing was shown that was shown once."""
     names = [thing.name for thing in view.things]
     once = [thing for thing in view.things if names.count(thing.name) == 1]

@@ -23,7 +23,7 @@ from longtake.operators.model.log_mel import log_mel
 from longtake.operators.model.snippet_encoder import SnippetEncoder
 from longtake.pipeline.media.decode import Scaler, placement_of
 from longtake.pipeline.media.geometry import PictureFormat
-from longtake.pipeline.media.model_input import ConfigIntake
+from longtake.pipeline.media.model_input import NativeInput
 from longtake.pipeline.media.plan import Plan, Sampling
 from longtake.pipeline.media.probe import MediaInfo, open_media, probe
 from longtake.pipeline.media.snippet import Snippet
@@ -64,7 +64,7 @@ def measure_bare(path: Path, loaded: LoadedModel, sampling: Sampling) -> BareCos
     info = probe(path)
     plan = make_plan(info, sampling, loaded.config.video.frames)
     began = time.process_time()
-    decoded = _decode_pictures(info, plan, ConfigIntake(config=loaded.config).form)
+    decoded = _decode_pictures(info, plan, NativeInput(config=loaded.config).form)
     pictures_s = time.process_time() - began
     began = time.process_time()
     waves = list(_decode_sound(info, loaded.config.audio.sample_rate_hz)) if info.audio is not None else []
@@ -165,7 +165,7 @@ def encode_snippet(
     tokens_1mD, memory_1KD = encoder.step(
         torch.from_numpy(snippet.frames_FHWC)[None],
         torch.from_numpy(snippet.frame_mask_F)[None],
-        torch.from_numpy(snippet.log_mel_AM)[None],
+        torch.from_numpy(snippet.sound_AM)[None],
         torch.from_numpy(snippet.mel_mask_A)[None],
         torch.tensor([snippet.start_ns / 1e9]),
         memory_1KD,

@@ -10,9 +10,9 @@ from longtake.operators.model.checkpoint import load_model
 from longtake.operators.vlm.combiners import CombinerName
 from longtake.operators.vlm.describe import describe_vlm
 from longtake.operators.vlm.family import MOST_TOKENS_A_STEP
-from longtake.pipeline.media.model_input import ConfigIntake, Intake
+from longtake.pipeline.media.model_input import ModelInput, NativeInput
 from longtake.pipeline.media.plan import Sampling
-from longtake.pipeline.media.vlm_input import VLMIntake
+from longtake.pipeline.media.vlm_input import VLMInput
 from longtake.pipeline.table.metadata import IndexMetadata, is_vlm, vlm_path
 from longtake.pipeline.table.token_columns import TokenStore
 
@@ -41,7 +41,7 @@ class Compression:
 class IndexModel:
     """What a job is made of on the side of its model."""
 
-    intake: Intake
+    model_input: ModelInput
     metadata: IndexMetadata
     sampling: Sampling
     encode_stage: str
@@ -68,7 +68,7 @@ def index_model(
         sampling = Sampling(rate_hz=told.rate_hz, frames=told.frames)
     made = _public if is_vlm(model) else _own
     found = made(model, compression, sampling, token_store or "int8", told)
-    found.intake.require_sampling(found.sampling)
+    found.model_input.require_sampling(found.sampling)
     return found
 
 
@@ -90,7 +90,7 @@ def _own(
         token_store=store,
     )
     return IndexModel(
-        intake=ConfigIntake(config=config),
+        model_input=NativeInput(config=config),
         metadata=metadata,
         sampling=sampling,
         encode_stage="longtake.pipeline.indexing.stages.encode:EncodeStage",
@@ -126,18 +126,18 @@ def _public(
         sound_hz=described.sound_hz,
     )
     return IndexModel(
-        intake=VLMIntake(model=described, frames=metadata.snippet_frames, most_tokens=metadata.most_tokens_a_step),
+        model_input=VLMInput(model=described, frames=metadata.snippet_frames, most_tokens=metadata.most_tokens_a_step),
         metadata=metadata,
         sampling=sampling,
         encode_stage="longtake.pipeline.indexing.stages.encode_vlm:VLMStage",
     )
 
 
-def vlm_intake(metadata: IndexMetadata, model: str) -> VLMIntake:
-    """The intake of an index that a public model writes.
+def vlm_input(metadata: IndexMetadata, model: str) -> VLMInput:
+    """The input of an index that a public model writes.
 
     Raises:
         CheckpointError: the model cannot be read.
     """
     described = describe_vlm(vlm_path(model))
-    return VLMIntake(model=described, frames=metadata.snippet_frames, most_tokens=metadata.most_tokens_a_step)
+    return VLMInput(model=described, frames=metadata.snippet_frames, most_tokens=metadata.most_tokens_a_step)

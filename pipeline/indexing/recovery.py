@@ -15,7 +15,7 @@ from longtake.errors import LongTakeError
 from longtake.pipeline.indexing import actors
 from longtake.pipeline.indexing.actors import Call, Outcome
 from longtake.pipeline.indexing.state import Ending, Job, Role, Run, Slot
-from longtake.pipeline.media.model_input import Intake
+from longtake.pipeline.media.model_input import ModelInput
 from longtake.pipeline.media.plan import Sampling
 from longtake.pipeline.media.segment import Reader
 from longtake.pipeline.table.metadata import IndexMetadata
@@ -40,7 +40,7 @@ class EngineSettings:
     metadata: IndexMetadata
     model: str
     encode_stage: str
-    intake: Intake
+    model_input: ModelInput
     sampling: Sampling
     reader: Reader
     device: str
@@ -99,7 +99,7 @@ class Workforce:
             )
         elif slot.role == "demux":
             stage, threads = "longtake.pipeline.indexing.stages.demux:DemuxStage", 1
-            arguments = (settings.intake, settings.sampling, settings.reader)
+            arguments = (settings.model_input, settings.sampling, settings.reader)
         else:
             stage, threads = "longtake.pipeline.indexing.stages.decode:DecodeStage", 1
             arguments = (settings.reader,)

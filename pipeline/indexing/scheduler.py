@@ -232,7 +232,7 @@ class Engine(Workforce):
 
     def _snippet_bytes(self, run: Run) -> int:
         form = run.video.form
-        return self._settings.intake.snippet_bytes(form) if form is not None else 0
+        return self._settings.model_input.snippet_bytes(form) if form is not None else 0
 
     def _is_finished(self) -> bool:
         encoders = [slot for slot in self._slots if slot.role == "encode"]

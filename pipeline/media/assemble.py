@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 
 from longtake.pipeline.media.geometry import PictureFormat
-from longtake.pipeline.media.model_input import Intake
+from longtake.pipeline.media.model_input import ModelInput
 from longtake.pipeline.media.plan import Plan, Window
 from longtake.pipeline.media.segment import Cue, Damage, End, Pictures, SoundChunk
 from longtake.pipeline.media.snippet import Snippet
@@ -23,11 +23,13 @@ class Assembler:
     Holds the pictures and the sound of the windows that are not whole yet, and nothing else.
     """
 
-    def __init__(self, intake: Intake, plan: Plan, form: PictureFormat, *, has_sound: bool, first: int = 0) -> None:
+    def __init__(
+        self, model_input: ModelInput, plan: Plan, form: PictureFormat, *, has_sound: bool, first: int = 0
+    ) -> None:
         """`first`: the first snippet that is wanted (it must be the one that `demux` was given)."""
-        self._frames, self._plan, self._form = intake.frames, plan, form
+        self._frames, self._plan, self._form = model_input.frames, plan, form
         self._next = first
-        self._sound = intake.sound(plan.window_start_ns(first))
+        self._sound = model_input.sound(plan.window_start_ns(first))
         if not has_sound:
             self._sound.end()
         self._pictures: deque[Pictures] = deque()
@@ -108,7 +110,7 @@ class Assembler:
             stop_ns=window.stop_ns,
             frames_FHWC=frames,
             frame_mask_F=mask,
-            log_mel_AM=mel,
+            sound_AM=mel,
             mel_mask_A=mel_mask,
             text=text,
         )

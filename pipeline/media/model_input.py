@@ -42,7 +42,7 @@ class SoundWindows(Protocol):
         """One window's sound, float32 [A, M], and bool [A] where there is any. Windows are asked for in order."""
 
 
-class Intake(Protocol):
+class ModelInput(Protocol):
     """What is to be made of videos for one model."""
 
     @property
@@ -78,8 +78,8 @@ class Intake(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConfigIntake:
-    """The intake of LongTake's own models: letterboxed pictures of one size, and log-mel sound or waves."""
+class NativeInput:
+    """The input of LongTake's own models: letterboxed pictures of one size, and log-mel sound or waves."""
 
     config: ModelConfig
 
@@ -116,7 +116,7 @@ class ConfigIntake:
         """Log-mel frames, or the wave itself where the config names a public encoder."""
         if self.config.audio.pretrained is not None:
             return WaveStream(self.config.audio)
-        # Here, where it is needed: demuxers hold an intake and do without torch.
+        # Here, where it is needed: demuxers hold an input and do without torch.
         from longtake.pipeline.media.sound.log_mel import MelStream
 
         return MelStream(self.config.audio, first_ns=first_ns)

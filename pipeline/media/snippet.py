@@ -15,7 +15,7 @@ class Snippet:
     """One window [start_ns, stop_ns) of a video, on the video's clock (0 is the first picture).
 
     `frames_FHWC` is uint8 RGB in the model's picture format; where `frame_mask_F` is False
-    there is no picture (past the video's end, or inside damage) and the frame is black. `log_mel_AM` is float32;
+    there is no picture (past the video's end, or inside damage) and the frame is black. `sound_AM` is float32;
     where `mel_mask_A` is False there is no sound and the row is zero. `text` is the subtitles of the window.
 
     Raises:
@@ -27,14 +27,14 @@ class Snippet:
     stop_ns: int
     frames_FHWC: NDArray[np.uint8] = field(repr=False)
     frame_mask_F: NDArray[np.bool_] = field(repr=False)
-    log_mel_AM: NDArray[np.float32] = field(repr=False)
+    sound_AM: NDArray[np.float32] = field(repr=False)
     mel_mask_A: NDArray[np.bool_] = field(repr=False)
     text: str
 
     def __post_init__(self) -> None:
         if self.index < 0 or self.start_ns < 0 or self.stop_ns <= self.start_ns:
             raise ValueError(f"snippet {self.index} of [{self.start_ns}, {self.stop_ns}) ns is empty or negative")
-        frames, mel = self.frames_FHWC, self.log_mel_AM
+        frames, mel = self.frames_FHWC, self.sound_AM
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
             raise ValueError(
                 f"snippet {self.index}: frames are {frames.dtype} {frames.shape}, uint8 [F, H, W, 3] wanted"
@@ -51,4 +51,4 @@ class Snippet:
     @property
     def size_bytes(self) -> int:
         """Bytes that the snippet's arrays hold."""
-        return int(self.frames_FHWC.nbytes + self.log_mel_AM.nbytes)
+        return int(self.frames_FHWC.nbytes + self.sound_AM.nbytes)

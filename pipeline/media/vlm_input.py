@@ -38,8 +38,8 @@ class NoSound:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VLMIntake:
-    """The intake of a public model: `frames` pictures a snippet, each step of them of at most `most_tokens` tokens."""
+class VLMInput:
+    """The input of a public model: `frames` pictures a snippet, each step of them of at most `most_tokens` tokens."""
 
     model: VLMDescription
     frames: int

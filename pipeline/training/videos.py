@@ -18,7 +18,7 @@ import torch
 from longtake.errors import LongTakeError, MediaError
 from longtake.operators.model.config import ModelConfig
 from longtake.operators.training.snippet_store import Record, SnippetStore, StoredVideo, Window
-from longtake.pipeline.media.model_input import ConfigIntake
+from longtake.pipeline.media.model_input import NativeInput
 from longtake.pipeline.media.plan import Sampling, plan_rate
 from longtake.pipeline.media.probe import MediaInfo, probe
 from longtake.pipeline.media.snippet import Snippet
@@ -60,7 +60,7 @@ def look_at_videos(rows: Sequence[FileRow], bad: BadRows) -> tuple[list[FileRow]
 
 def store_for(path: Path, config: ModelConfig) -> SnippetStore:
     """The store of a run whose model has this config."""
-    ConfigIntake(config=config).require_sampling(Sampling(rate_hz=config.rate_hz))
+    NativeInput(config=config).require_sampling(Sampling(rate_hz=config.rate_hz))
     return SnippetStore(path, config, Sampling(rate_hz=config.rate_hz).key())
 
 
@@ -128,7 +128,7 @@ def _decode(film: Film, store: SnippetStore, config: ModelConfig) -> None:
         nonlocal damage
         for made in read_snippets(film.info, config, Sampling(rate_hz=config.rate_hz)):
             if isinstance(made, Snippet):
-                record = (made.frames_FHWC, made.frame_mask_F, made.log_mel_AM, made.mel_mask_A)
+                record = (made.frames_FHWC, made.frame_mask_F, made.sound_AM, made.mel_mask_A)
                 yield (made.start_ns, made.stop_ns), record
             else:
                 damage = damage or made.message

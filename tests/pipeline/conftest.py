@@ -92,7 +92,7 @@ def _expected_tokens(path: Path | str, model: str, *, rate_hz: float, lanes: int
             alone = [
                 torch.from_numpy(made.frames_FHWC)[None],
                 torch.from_numpy(made.frame_mask_F)[None],
-                torch.from_numpy(made.log_mel_AM)[None],
+                torch.from_numpy(made.sound_AM)[None],
                 torch.from_numpy(made.mel_mask_A)[None],
                 torch.tensor([made.start_ns / 1e9]),
             ]

@@ -40,7 +40,7 @@ OPEN_KINDS: tuple[Kind, ...] = ("bind", "said", "after", "first", "last")
 # An answer in whole seconds counts within this.
 WHEN_TOLERANCE_S = 2.0
 
-Drawn: TypeAlias = tuple[str, str, str, list[tuple[float, float]]]
+BatchCache: TypeAlias = tuple[str, str, str, list[tuple[float, float]]]
 
 # What a question is about, apart from its wording: "word seven", "object rocket", "flash".
 WORD, OBJECT, FLASH = "word ", "object ", "flash"
@@ -132,7 +132,7 @@ class _View:
         return max(showing.start_s, self.start), min(showing.stop_s, self.stop)
 
 
-def _needle(rng: random.Random, view: _View) -> Drawn | None:
+def _needle(rng: random.Random, view: _View) -> BatchCache | None:
     if not view.flashes:
         # Many spans miss the flash: few of those are asked about, so that "nothing" keeps its share.
         if not view.whole and rng.random() < 0.98:
@@ -144,7 +144,7 @@ def _needle(rng: random.Random, view: _View) -> Drawn | None:
     return worded(rng, NEEDLE), FLASH, answer, [(flash.start_s, flash.stop_s)]
 
 
-def _bind(rng: random.Random, view: _View) -> Drawn | None:
+def _bind(rng: random.Random, view: _View) -> BatchCache | None:
     once = view.said(1, 1)
     empty = [word for word in once if view.showing_during(view.sayings[word][0]) is None]
     seen = [word for word in once if word not in empty]
@@ -157,7 +157,7 @@ def _bind(rng: random.Random, view: _View) -> Drawn | None:
     return worded(rng, BIND, word), WORD + word, answer, [view.moment(saying) for saying in sayings]
 
 
-def _ordinal(rng: random.Random, view: _View, index: int, place: str) -> Drawn | None:
+def _ordinal(rng: random.Random, view: _View, index: int, place: str) -> BatchCache | None:
     absent = rng.random() < P_NOTHING
     words = view.said(0, 0) if absent else view.said(2, MAX_COUNT)
     words = [w for w in words if absent or view.showing_during(view.sayings[w][index]) is not None]
@@ -169,15 +169,15 @@ def _ordinal(rng: random.Random, view: _View, index: int, place: str) -> Drawn |
     return worded(rng, ORDINAL, word, place), WORD + word, answer, [view.moment(saying) for saying in sayings]
 
 
-def _first(rng: random.Random, view: _View) -> Drawn | None:
+def _first(rng: random.Random, view: _View) -> BatchCache | None:
     return _ordinal(rng, view, 0, "first")
 
 
-def _last(rng: random.Random, view: _View) -> Drawn | None:
+def _last(rng: random.Random, view: _View) -> BatchCache | None:
     return _ordinal(rng, view, -1, "last")
 
 
-def _said(rng: random.Random, view: _View) -> Drawn | None:
+def _said(rng: random.Random, view: _View) -> BatchCache | None:
     """What was said while a picture was visible: its only time, or its first or last one."""
     heard: dict[float, str] = {}
     for sayings in view.sayings.values():
@@ -199,7 +199,7 @@ def _said(rng: random.Random, view: _View) -> Drawn | None:
     return text, OBJECT + name, heard.get(showing.start_s, NOTHING), [view.inside(showing)]
 
 
-def _after(rng: random.Random, view: _View) -> Drawn | None:
+def _after(rng: random.Random, view: _View) -> BatchCache | None:
     """What was shown next after a picture that was shown once; nothing after the last one, or one that never was."""
     wanted = rng.random() >= P_NOTHING
     final = view.showings[-1].name if view.showings else NOTHING
@@ -218,7 +218,7 @@ def _after(rng: random.Random, view: _View) -> Drawn | None:
     return worded(rng, AFTER, name), OBJECT + name, pair[1].name, [view.inside(showing) for showing in pair]
 
 
-def _count(rng: random.Random, view: _View) -> Drawn | None:
+def _count(rng: random.Random, view: _View) -> BatchCache | None:
     times = rng.randint(1, MAX_COUNT)
     if rng.random() < 2 / 3:
         words = view.said(times, times)
@@ -234,7 +234,7 @@ def _count(rng: random.Random, view: _View) -> Drawn | None:
     return worded(rng, COUNT_NAME, name), OBJECT + name, str(times), [view.inside(s) for s in view.by_name[name]]
 
 
-def _exists(rng: random.Random, view: _View) -> Drawn | None:
+def _exists(rng: random.Random, view: _View) -> BatchCache | None:
     yes = rng.random() < 0.5
     answer = "yes" if yes else "no"
     about = rng.choice(("word", "word", "name", "name", "flash"))
@@ -256,7 +256,7 @@ def _exists(rng: random.Random, view: _View) -> Drawn | None:
     return worded(rng, EXISTS_NAME, name), OBJECT + name, answer, [view.inside(s) for s in view.by_name[name]]
 
 
-def _when(rng: random.Random, view: _View) -> Drawn | None:
+def _when(rng: random.Random, view: _View) -> BatchCache | None:
     """The whole second of the video in which a word, or a showing of a picture, begins: its only, first or last one."""
     if not view.whole:
         return None
@@ -279,7 +279,7 @@ def _when(rng: random.Random, view: _View) -> Drawn | None:
     return text, WORD + word, str(int(saying.start_s)), [view.moment(saying)]
 
 
-def _caption(rng: random.Random, view: _View) -> Drawn | None:
+def _caption(rng: random.Random, view: _View) -> BatchCache | None:
     """Everything about one span: for training, the densest question."""
     parts = [" then ".join(showing.name for showing in view.showings) or NOTHING]
     parts += [
@@ -292,7 +292,7 @@ def _caption(rng: random.Random, view: _View) -> Drawn | None:
     return CAPTION, CAPTION, " and ".join(parts), [(view.start, view.stop)]
 
 
-DRAWERS: dict[Kind, Callable[[random.Random, _View], Drawn | None]] = {
+DRAWERS: dict[Kind, Callable[[random.Random, _View], BatchCache | None]] = {
     "needle": _needle,
     "bind": _bind,
     "said": _said,

@@ -18,7 +18,7 @@ from longtake.operators.synthetic.training.augment import vary_pictures, vary_so
 from longtake.operators.synthetic.training.feature_store import BeatStore, StoredClips, features_of, sound_features_of
 from longtake.operators.synthetic.training.snippet_pool import RenderedVideos
 from longtake.operators.synthetic.training.snippet_stage import Ears, SnippetBatch, SnippetStage
-from longtake.operators.synthetic.training.task import Course
+from longtake.operators.synthetic.training.task import Task
 from longtake.operators.synthetic.training.trainer import Plan, Trainer
 from longtake.operators.training.batch_tensors import Clips
 from longtake.operators.training.run import Report
@@ -40,38 +40,36 @@ class StoredTrainer(Trainer):
     ) -> None:
         super().__init__(config, plan, out, **settings)
         spec, folder = plan.stored or plan.pool, features or out / "features"
-        self.stores = {
-            course.name: BeatStore(folder / course.name, spec, self.model, course.key) for course in self.courses
-        }
+        self.stores = {task.name: BeatStore(folder / task.name, spec, self.model, task.key) for task in self.tasks}
 
     def _prepare(self, on_report: Callable[[Report], None]) -> None:
         super()._prepare(on_report)
         waits = self.stage == "snippets" and self.encoders_from is None
-        if not waits and (self.plan.stored or all(self._cache(c).is_file() for c in self.courses)):
+        if not waits and (self.plan.stored or all(self._cache(c).is_file() for c in self.tasks)):
             # The pool's tokens are all that is still read.
             return
-        for course in self.courses:
-            store = self.stores[course.name]
+        for task in self.tasks:
+            store = self.stores[task.name]
             videos = store.spec.videos
             if store.videos_done == videos:
                 continue
             rendered: Iterable[Clips] = self._loader(
-                RenderedVideos(self.config, store.spec, course.world), store.videos_done
+                RenderedVideos(self.config, store.spec, task.world), store.videos_done
             )
             store.fill(
                 self.model,
                 rendered,
                 self.device,
-                lambda done, videos=videos, name=course.name: on_report(  # type: ignore[misc]
+                lambda done, videos=videos, name=task.name: on_report(  # type: ignore[misc]
                     Report(stage=f"{name} beats", step=done, steps=videos, values={})
                 ),
             )
 
-    def _snippets(self, course: Course[Any]) -> Dataset[Any]:
+    def _snippets(self, task: Task[Any]) -> Dataset[Any]:
         plan = self.plan
         return StoredSnippets(
-            self.stores[course.name],
-            course,
+            self.stores[task.name],
+            task,
             plan.snippets,
             plan.snippet_steps,
             plan.seed,
@@ -79,11 +77,11 @@ class StoredTrainer(Trainer):
             ears=plan.ears,
         )
 
-    def _pool_beats(self, course: Course[Any]) -> Iterable[Any]:
+    def _pool_beats(self, task: Task[Any]) -> Iterable[Any]:
         if self.plan.stored is not None:
-            rendered = super()._pool_beats(course)
+            rendered = super()._pool_beats(task)
             return (StoredClips.of(clips) for clips in rendered)
-        store, beats = self.stores[course.name], self.plan.pool.beats
+        store, beats = self.stores[task.name], self.plan.pool.beats
         return (store.read(torch.arange(n * beats, (n + 1) * beats)) for n in range(self.plan.pool.videos))
 
     def _features(self, clips: StoredClips) -> Features:
@@ -102,7 +100,7 @@ class StoredSnippets(Dataset[SnippetBatch]):
     def __init__(
         self,
         store: BeatStore,
-        course: Course[Any],
+        task: Task[Any],
         stage: SnippetStage,
         steps: int,
         seed: int,
@@ -112,8 +110,8 @@ class StoredSnippets(Dataset[SnippetBatch]):
     ) -> None:
         self.store, self.steps, self.seed, self.varied, self.ears = store, steps, seed, varied, ears
         self.count = stage.videos * stage.beats
-        self.described_PN = torch.cat([course.describe(script) for script in store.spec.scripts(course.world)])
-        heard = [number for number, part in enumerate(course.parts) if part.sense == "audio"]
+        self.described_PN = torch.cat([task.describe(script) for script in store.spec.scripts(task.world)])
+        heard = [number for number, part in enumerate(task.parts) if part.sense == "audio"]
         self.full = torch.nonzero((self.described_PN[:, heard] > 0).any(1)).flatten().tolist()
 
     def __len__(self) -> int:

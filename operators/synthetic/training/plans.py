@@ -12,7 +12,7 @@ from longtake.operators.training.losses import LossWeights
 TURNS = (0, 1, 1)
 
 
-def small_plan(seed: int, courses: int) -> Plan:
+def small_plan(seed: int, tasks: int) -> Plan:
     """For `small`, on the built-in world and one of real material, or on one of them.
 
     Rendering these pictures takes about as long as learning from them, so stage `snippets` draws from stored beats,
@@ -34,5 +34,5 @@ def small_plan(seed: int, courses: int) -> Plan:
         # Nothing is hidden: what is recalled must have been seen.
         keep=1.0,
         weights=LossWeights(recall=0.3),
-        turns=TURNS if courses > 1 else (0,),
+        turns=TURNS if tasks > 1 else (0,),
     )

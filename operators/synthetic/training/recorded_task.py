@@ -34,7 +34,7 @@ SHARES: dict[Kind, int] = {
 SPEEDS = (80, 90, 100, 110, 125)
 
 
-class RealCourse:
+class RecordedTask:
     """Training on a world of real material."""
 
     name = "real"
@@ -64,7 +64,7 @@ class RealCourse:
         )
 
     def recall(self, script: RealScript) -> Tensor:
-        """See `Course.recall`: which picture was shown before those of a beat's two halves, the how manieth showing
+        """See `Task.recall`: which picture was shown before those of a beat's two halves, the how manieth showing
         of its picture each is, and the how manieth time it is that the beat's word is said."""
         showings = sorted(script.showings, key=lambda showing: showing.start_s)
         names = [showing.name for showing in showings]
@@ -87,7 +87,7 @@ class RealCourse:
         return torch.tensor(rows)
 
     def describe(self, script: RealScript) -> Tensor:
-        """See `Course.describe`; a word belongs to the beat that its middle lies in."""
+        """See `Task.describe`; a word belongs to the beat that its middle lies in."""
         rows = []
         for beat in range(script.beats):
             start, stop = beat * BEAT_S, (beat + 1) * BEAT_S
@@ -108,18 +108,18 @@ class RealCourse:
     def _object(self, showing: Showing | None) -> int:
         return self.objects.index(showing.name) + 1 if showing else 0
 
-    def pool(self, spec: PoolSpec) -> RealPool:
-        return RealPool(self.world, spec)
+    def pool(self, spec: PoolSpec) -> RecordedPool:
+        return RecordedPool(self.world, spec)
 
     def whole(self, script: RealScript, first: int, last: int) -> tuple[float, float]:
-        """See `Course.whole`."""
+        """See `Task.whole`."""
         for start, stop in script.events:
             first = start if start < first < stop else first
             last = stop if start < last < stop else last
         return first * BEAT_S, last * BEAT_S
 
 
-class RealPool:
+class RecordedPool:
     """The beats of many scripts, in runs that are never cut: an event with a word, or beats that share a picture.
 
     Raises:

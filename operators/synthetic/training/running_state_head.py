@@ -18,7 +18,7 @@ from longtake.operators.model.config import ModelConfig
 from longtake.operators.synthetic.training.task import Part
 
 
-class RecallHead(nn.Module):
+class RunningStateHead(nn.Module):
     """A linear reader of latents, for training only."""
 
     def __init__(self, config: ModelConfig, parts: Sequence[Part]) -> None:

@@ -35,7 +35,7 @@ DESCRIPTION = {part.name: part.values for part in PARTS}
 SHARES: dict[Kind, int] = {"needle": 1, "bind": 2, "first": 4, "last": 4, "count": 6, "exists": 7, "heard": 5}
 
 
-class BuiltInCourse:
+class ShapesTask:
     """Training on the built-in world."""
 
     name = key = "built-in"
@@ -49,7 +49,7 @@ class BuiltInCourse:
         return describe(script)
 
     def recall(self, script: Script) -> Tensor:
-        """See `Course.recall`: the how manieth time it is that a beat's sound is heard."""
+        """See `Task.recall`: the how manieth time it is that a beat's sound is heard."""
         times_T1 = torch.zeros(script.beats, 1, dtype=torch.int64)
         heard = dict.fromkeys(SOUNDS, 0)
         for sound in sorted((s for s in script.sounds if s.name in heard), key=lambda s: s.start_s):
@@ -57,14 +57,14 @@ class BuiltInCourse:
             times_T1[int(sound.start_s / BEAT_S)] = heard[sound.name]
         return times_T1
 
-    def pool(self, spec: PoolSpec) -> BeatPool:
-        return BeatPool(spec)
+    def pool(self, spec: PoolSpec) -> ScriptPool:
+        return ScriptPool(spec)
 
     def whole(self, script: Script, first: int, last: int) -> tuple[float, float]:
         return of_beats(first, last)
 
 
-BUILT_IN_COURSE = BuiltInCourse()
+BUILT_IN_COURSE = ShapesTask()
 
 
 def describe(script: Script) -> Tensor:
@@ -102,7 +102,7 @@ def _shape(thing: Thing | None) -> int:
     return SHAPES.index(thing.shape) + 1 if thing else 0
 
 
-class BeatPool:
+class ScriptPool:
     """The beats of many scripts, each as a one-beat script, sorted by what they hold.
 
     Raises:

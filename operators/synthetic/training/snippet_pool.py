@@ -28,7 +28,7 @@ from longtake.operators.synthetic.questions import Kind, Question
 from longtake.operators.synthetic.script import BEAT_S
 from longtake.operators.synthetic.training.batches import tensorize
 from longtake.operators.synthetic.training.render import render_clips
-from longtake.operators.synthetic.training.task import Course, Pool, PoolSpec, draw_questions
+from longtake.operators.synthetic.training.task import Pool, PoolSpec, Task, draw_questions
 from longtake.operators.synthetic.worlds import BUILT_IN, World
 from longtake.operators.training.batch_tensors import Clips, Questions
 from longtake.operators.training.losses import reduced
@@ -54,7 +54,7 @@ class RenderedVideos(Dataset[Clips]):
 
 
 @dataclass(kw_only=True)
-class EncodedBeats:
+class EncodedSnippets:
     """What is kept of a pool's beats, in the pool's order: combined tokens [P, m, D], and the reduced video and
     audio features [P, R] that the latent model learns to predict."""
 
@@ -63,7 +63,7 @@ class EncodedBeats:
     audio_PR: Tensor
 
 
-def encode_pool(model: LongTakeModel, encode: Callable[[T], Features], parts: Iterable[T]) -> EncodedBeats:
+def encode_pool(model: LongTakeModel, encode: Callable[[T], Features], parts: Iterable[T]) -> EncodedSnippets:
     """Encode and combine every beat of a pool, given in their order, part by part, in the form that `encode` takes.
 
     Raises:
@@ -82,7 +82,7 @@ def encode_pool(model: LongTakeModel, encode: Callable[[T], Features], parts: It
             latent = model.config.latent
             video.append(reduced(features.video_BND, features.video_mask_BN, latent.reconstruct_video).cpu())
             audio.append(reduced(features.audio_BND, features.audio_mask_BN, latent.reconstruct_audio).cpu())
-    return EncodedBeats(tokens_PmD=torch.cat(tokens), video_PR=torch.cat(video), audio_PR=torch.cat(audio))
+    return EncodedSnippets(tokens_PmD=torch.cat(tokens), video_PR=torch.cat(video), audio_PR=torch.cat(audio))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,16 +108,16 @@ class LongBatch:
     chosen_VT: Tensor  # int64, numbers of the pool's beats
     positions_T: Tensor | None  # int64, the snippets' numbers; None says 0, 1, 2, ...
     questions: Questions
-    recalled_VTP: Tensor  # int64, what `Course.recall` says
+    recalled_VTP: Tensor  # int64, what `Task.recall` says
 
 
 class LongDataset(Dataset[LongBatch]):
     """Item n is step n's batch."""
 
     def __init__(
-        self, pool: Pool[Any], course: Course[Any], tokenizer: ChatTokenizer, stage: LongStage, steps: int, seed: int
+        self, pool: Pool[Any], task: Task[Any], tokenizer: ChatTokenizer, stage: LongStage, steps: int, seed: int
     ) -> None:
-        self.pool, self.course, self.tokenizer = pool, course, tokenizer
+        self.pool, self.task, self.tokenizer = pool, task, tokenizer
         self.stage, self.steps, self.seed = stage, steps, seed
 
     def __len__(self) -> int:
@@ -138,7 +138,7 @@ class LongDataset(Dataset[LongBatch]):
         asked = [
             question
             for script in scripts
-            for question in draw_questions(rng, self.course, script, stage.questions, stage.captions, stage.spans)
+            for question in draw_questions(rng, self.task, script, stage.questions, stage.captions, stage.spans)
         ]
         if positions_T is not None:
             asked = [_at_positions(question, positions_T.tolist()) for question in asked]
@@ -146,7 +146,7 @@ class LongDataset(Dataset[LongBatch]):
             chosen_VT=torch.tensor(chosen),
             positions_T=positions_T,
             questions=tensorize(asked, beats, self.tokenizer),
-            recalled_VTP=torch.stack([self.course.recall(script) for script in scripts]),
+            recalled_VTP=torch.stack([self.task.recall(script) for script in scripts]),
         )
 
 

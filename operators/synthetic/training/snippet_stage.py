@@ -27,7 +27,7 @@ from longtake.operators.model.encoders.own import centre_positions
 from longtake.operators.model.feature_layout import FeatureLayout
 from longtake.operators.synthetic.script import BEAT_S
 from longtake.operators.synthetic.training.render import render_clips
-from longtake.operators.synthetic.training.task import Course, Part
+from longtake.operators.synthetic.training.task import Part, Task
 
 
 class SnippetHeads(nn.Module):
@@ -160,15 +160,15 @@ class SnippetBatch:
 class SnippetDataset(Dataset[SnippetBatch]):
     """Item n is the batch of step n."""
 
-    def __init__(self, config: ModelConfig, course: Course[Any], stage: SnippetStage, steps: int, seed: int) -> None:
-        self.config, self.course, self.stage, self.steps, self.seed = config, course, stage, steps, seed
+    def __init__(self, config: ModelConfig, task: Task[Any], stage: SnippetStage, steps: int, seed: int) -> None:
+        self.config, self.task, self.stage, self.steps, self.seed = config, task, stage, steps, seed
 
     def __len__(self) -> int:
         return self.steps
 
     def __getitem__(self, step: int) -> SnippetBatch:
         rng = random.Random(f"snippets {self.seed} {step}")
-        world = self.course.world
+        world = self.task.world
         scripts = [world.script(rng.randrange(2**62), self.stage.beats) for _ in range(self.stage.videos)]
         clips = render_clips(scripts, self.config, np.random.default_rng(rng.randrange(2**62)), world)
-        return SnippetBatch(clips=clips, truth_SP=torch.cat([self.course.describe(script) for script in scripts]))
+        return SnippetBatch(clips=clips, truth_SP=torch.cat([self.task.describe(script) for script in scripts]))

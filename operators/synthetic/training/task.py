@@ -70,7 +70,7 @@ class Pool(Protocol[S_co]):
         ...
 
 
-class Course(Protocol[S]):
+class Task(Protocol[S]):
     """A made world as training sees it."""
 
     @property
@@ -78,7 +78,7 @@ class Course(Protocol[S]):
 
     @property
     def key(self) -> str:
-        """Names the world with its material: two courses with one key make the same videos."""
+        """Names the world with its material: two tasks with one key make the same videos."""
         ...
 
     @property
@@ -127,7 +127,7 @@ class Course(Protocol[S]):
 
 def draw_questions(
     rng: random.Random,
-    course: Course[Any],
+    task: Task[Any],
     script: Timeline,
     count: int,
     captions: int,
@@ -136,22 +136,22 @@ def draw_questions(
     """`count` random questions about a script: first `captions` descriptions of one beat, then all other kinds, a
     share of `spans` of them about a span. Where a script has too little to ask about, some come
     twice."""
-    world, shares = course.world, course.shares
+    world, shares = task.world, task.shares
     drawn: list[Question] = []
     for _ in range(20 * count):
         if len(drawn) == count:
             break
         if len(drawn) < captions:
             beat = rng.randrange(script.beats)
-            question = world.ask(rng, script, "caption", course.whole(script, beat, beat + 1))
+            question = world.ask(rng, script, "caption", task.whole(script, beat, beat + 1))
         else:
             kind = rng.choices(list(shares), list(shares.values()))[0]
             span = world.span(rng, script) if rng.random() < spans else None
-            if span is None and kind in course.short_spans and rng.random() < 0.5:
+            if span is None and kind in task.short_spans and rng.random() < 0.5:
                 # One to four beats: whether a red star was shown is learned first where little else was.
                 beats = rng.randint(1, min(4, script.beats))
                 first = rng.randint(0, script.beats - beats)
-                span = course.whole(script, first, first + beats)
+                span = task.whole(script, first, first + beats)
             question = world.ask(rng, script, kind, span)
         if question is not None:
             drawn.append(question)

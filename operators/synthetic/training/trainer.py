@@ -25,10 +25,10 @@ from longtake.operators.model.checkpoint import LoadedModel
 from longtake.operators.model.combiners import Features
 from longtake.operators.model.config import ModelConfig
 from longtake.operators.model.model import LongTakeModel, named_towers
-from longtake.operators.synthetic.training.running_state_head import RecallHead
+from longtake.operators.synthetic.training.running_state_head import RunningStateHead
 from longtake.operators.synthetic.training.shapes_task import BUILT_IN_COURSE
 from longtake.operators.synthetic.training.snippet_pool import (
-    EncodedBeats,
+    EncodedSnippets,
     LongDataset,
     LongStage,
     RenderedVideos,
@@ -41,7 +41,7 @@ from longtake.operators.synthetic.training.snippet_stage import (
     SnippetHeads,
     SnippetStage,
 )
-from longtake.operators.synthetic.training.task import Course, Pool, PoolSpec
+from longtake.operators.synthetic.training.task import Pool, PoolSpec, Task
 from longtake.operators.training.batch_tensors import Questions
 from longtake.operators.training.losses import Losses, LossWeights, question_losses
 from longtake.operators.training.run import DONE, Report, Stage, TrainingRun, write_tensors
@@ -78,7 +78,7 @@ class Plan:
     warmup: int = 100
     keep: float = 0.9  # share of snippets that random masking leaves visible to others
     weights: LossWeights = field(default_factory=LossWeights)
-    # Which course's turn each step is, over and over.
+    # Which task's turn each step is, over and over.
     turns: tuple[int, ...] = (0,)
     # The beats that stage `snippets` of a run on stored beats trains on; None stands for the pool's.
     stored: PoolSpec | None = None
@@ -89,7 +89,7 @@ class Plan:
 
 
 class TakingTurns(Dataset[tuple[int, Any]]):
-    """Item n is the number of the course whose turn step n is, and item n of that course's data."""
+    """Item n is the number of the task whose turn step n is, and item n of that task's data."""
 
     def __init__(self, data: Sequence[Dataset[Any]], turns: Sequence[int]) -> None:
         self.data, self.turns = tuple(data), tuple(turns)
@@ -106,10 +106,10 @@ class Trainer(TrainingRun):
     """A run on made worlds.
 
     Args:
-        courses: the worlds, by different names; `plan.turns` numbers them.
+        tasks: the worlds, by different names; `plan.turns` numbers them.
         encoders: a model whose encoders and combiner are taken as they are; stage `snippets` is left out then.
     Raises:
-        InputError: the courses, the plan, the config or the encoders do not go together.
+        InputError: the tasks, the plan, the config or the encoders do not go together.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Trainer(TrainingRun):
         plan: Plan,
         out: Path,
         *,
-        courses: Sequence[Course[Any]] = (BUILT_IN_COURSE,),
+        tasks: Sequence[Task[Any]] = (BUILT_IN_COURSE,),
         encoders: LoadedModel | None = None,
         device: str = "cpu",
         workers: int = 1,
@@ -140,17 +140,15 @@ class Trainer(TrainingRun):
             save_every=save_every,
             log_every=log_every,
         )
-        self.config, self.plan, self.courses = config, plan, tuple(courses)
-        if not set(plan.turns) <= set(range(len(self.courses))):
-            raise ValueError(f"turns {plan.turns} of {len(self.courses)} courses")
+        self.config, self.plan, self.tasks = config, plan, tuple(tasks)
+        if not set(plan.turns) <= set(range(len(self.tasks))):
+            raise ValueError(f"turns {plan.turns} of {len(self.tasks)} tasks")
         # The built-in world has no numbers of more than one digit.
-        words = [word for course in courses for word in course.world.words()]
-        self.tokenizer = ChatTokenizer.from_words(
-            words, digits=any(course is not BUILT_IN_COURSE for course in courses)
-        )
+        words = [word for task in tasks for word in task.world.words()]
+        self.tokenizer = ChatTokenizer.from_words(words, digits=any(task is not BUILT_IN_COURSE for task in tasks))
         if len(self.tokenizer) > config.text.vocabulary:
             raise InputError(f"the world has {len(self.tokenizer)} words, the config room for {config.text.vocabulary}")
-        names = [part.name for course in courses for part in (*course.parts, *course.recalls)]
+        names = [part.name for task in tasks for part in (*task.parts, *task.recalls)]
         self.columns = (*COLUMNS, *dict.fromkeys(names), "rate", "seconds")
         self.towers = named_towers(config)
         torch.manual_seed(plan.seed)
@@ -163,15 +161,15 @@ class Trainer(TrainingRun):
             self._take(encoders)
         self.pools: list[Pool[Any]] = []
         layout = self.model.combiner.layout
-        self.heads = torch.nn.ModuleDict(
-            {course.name: SnippetHeads(config, layout, course.parts) for course in courses}
-        ).to(self.device)
-        self.recalls = torch.nn.ModuleDict({course.name: RecallHead(config, course.recalls) for course in courses}).to(
+        self.heads = torch.nn.ModuleDict({task.name: SnippetHeads(config, layout, task.parts) for task in tasks}).to(
+            self.device
+        )
+        self.recalls = torch.nn.ModuleDict({task.name: RunningStateHead(config, task.recalls) for task in tasks}).to(
             self.device
         )
 
     def _prepare(self, on_report: Callable[[Report], None]) -> None:
-        self.pools = [course.pool(self.plan.pool) for course in self.courses]
+        self.pools = [task.pool(self.plan.pool) for task in self.tasks]
 
     def _begin(self, stage: str) -> None:
         if stage == "long":
@@ -180,29 +178,29 @@ class Trainer(TrainingRun):
     def _end(self, stage: str) -> None:
         if stage == "snippets":
             # Tokens that other encoders left here are not these.
-            for course in self.courses:
-                self._cache(course).unlink(missing_ok=True)
+            for task in self.tasks:
+                self._cache(task).unlink(missing_ok=True)
 
     def _losses(self, stage: str) -> Iterator[Losses]:
         if stage != "snippets":
             return self._long_losses(stage)
         return self._snippet_losses() if self.encoders_from is None else iter(())
 
-    def _snippets(self, course: Course[Any]) -> Dataset[SnippetBatch]:
+    def _snippets(self, task: Task[Any]) -> Dataset[SnippetBatch]:
         """Batches of the first stage: what `_features` and `_heard` take, and descriptions."""
-        return SnippetDataset(self.config, course, self.plan.snippets, self.plan.snippet_steps, self.plan.seed)
+        return SnippetDataset(self.config, task, self.plan.snippets, self.plan.snippet_steps, self.plan.seed)
 
-    def _pool_beats(self, course: Course[Any]) -> Iterable[Any]:
+    def _pool_beats(self, task: Task[Any]) -> Iterable[Any]:
         """All of the pool's beats in their order, as `_features` takes them."""
-        return self._loader(RenderedVideos(self.config, self.plan.pool, course.world), 0)
+        return self._loader(RenderedVideos(self.config, self.plan.pool, task.world), 0)
 
     def _in_turn(self, data: Sequence[Dataset[T]]) -> Iterable[tuple[int, tuple[int, T]]]:
-        """From the present step on: the step, the number of the course, and its batch."""
+        """From the present step on: the step, the number of the task, and its batch."""
         return self._from(TakingTurns(data, self.plan.turns), self.step)
 
     def _snippet_losses(self) -> Iterator[Losses]:
-        for _, (turn, batch) in self._in_turn([self._snippets(course) for course in self.courses]):
-            heads = cast(SnippetHeads, self.heads[self.courses[turn].name])
+        for _, (turn, batch) in self._in_turn([self._snippets(task) for task in self.tasks]):
+            heads = cast(SnippetHeads, self.heads[self.tasks[turn].name])
             clips, truth_SP, ears = batch.clips, batch.truth_SP, batch.ears
             with self._autocast():
                 features = self._features(clips)
@@ -224,15 +222,15 @@ class Trainer(TrainingRun):
     def _long_losses(self, stage: str) -> Iterator[Losses]:
         plan = self.plan
         made, steps = (plan.long, plan.long_steps) if stage == "long" else (plan.polish, plan.polish_steps)
-        encoded = [self._encoded_beats(course) for course in self.courses]
+        encoded = [self._encoded_beats(task) for task in self.tasks]
         seed = plan.seed + STAGES.index(stage) - 1
         data = [
-            LongDataset(pool, course, self.tokenizer, made, steps, seed)
-            for pool, course in zip(self.pools, self.courses, strict=True)
+            LongDataset(pool, task, self.tokenizer, made, steps, seed)
+            for pool, task in zip(self.pools, self.tasks, strict=True)
         ]
         generator = torch.Generator()
         for step, (turn, batch) in self._in_turn(data):
-            beats, recall = encoded[turn], self.recalls[self.courses[turn].name]
+            beats, recall = encoded[turn], self.recalls[self.tasks[turn].name]
             chosen_VT, recalled_VTP = batch.chosen_VT.to(self.device), batch.recalled_VTP.to(self.device)
             positions_T = None if batch.positions_T is None else batch.positions_T.to(self.device)
             generator.manual_seed(seed * 1_000_003 + step)
@@ -250,16 +248,16 @@ class Trainer(TrainingRun):
                     recall=partial(recall, truth_VTP=recalled_VTP),
                 )
 
-    def _cache(self, course: Course[Any]) -> Path:
-        return self.out / f"pool-{course.name}.safetensors"
+    def _cache(self, task: Task[Any]) -> Path:
+        return self.out / f"pool-{task.name}.safetensors"
 
-    def _encoded_beats(self, course: Course[Any]) -> EncodedBeats:
-        """The tokens and reduced features of a course's pool, from the run's cache where they are there."""
-        cache = self._cache(course)
+    def _encoded_beats(self, task: Task[Any]) -> EncodedSnippets:
+        """The tokens and reduced features of a task's pool, from the run's cache where they are there."""
+        cache = self._cache(task)
         if not cache.is_file():
             # Float32, as in use: what the decoder learns to read is what it will be given.
-            write_tensors(cache, vars(encode_pool(self.model, self._features, self._pool_beats(course))))
-        return EncodedBeats(**{name: value.to(self.device) for name, value in load_file(cache).items()})
+            write_tensors(cache, vars(encode_pool(self.model, self._features, self._pool_beats(task))))
+        return EncodedSnippets(**{name: value.to(self.device) for name, value in load_file(cache).items()})
 
     def _features(self, clips: Any) -> Features:
         """The encoders' features of a batch of `Clips`."""
@@ -304,7 +302,7 @@ class Trainer(TrainingRun):
 
     def _identity(self) -> dict[str, Any]:
         identity: dict[str, Any] = {"plan": repr(self.plan), "config": self.config.fingerprint()}
-        identity["courses"] = [course.key for course in self.courses]
+        identity["tasks"] = [task.key for task in self.tasks]
         identity["encoders"] = self.encoders_from
         if self.towers is not None:
             named = (self.towers.video, self.towers.audio)

@@ -9,7 +9,7 @@ from longtake.errors import MediaError
 from longtake.pipeline.indexing.messages import Looked, ParcelNote
 from longtake.pipeline.media.demux import Item, demux, make_plan
 from longtake.pipeline.media.geometry import PictureFormat
-from longtake.pipeline.media.model_input import Intake
+from longtake.pipeline.media.model_input import ModelInput
 from longtake.pipeline.media.plan import Plan, Sampling
 from longtake.pipeline.media.probe import MediaInfo, probe
 from longtake.pipeline.media.segment import End, Pictures, Reader, Segment, SoundChunk
@@ -22,8 +22,8 @@ PARCEL_BYTES = 4 << 20
 class DemuxStage:
     """Any number of files at once, each known by the number of its run."""
 
-    def __init__(self, intake: Intake, sampling: Sampling, reader: Reader) -> None:
-        self._intake = intake
+    def __init__(self, model_input: ModelInput, sampling: Sampling, reader: Reader) -> None:
+        self._input = model_input
         self._sampling = sampling
         self._reader: Reader = reader
         self._runs: dict[int, Iterator[Item]] = {}
@@ -38,8 +38,8 @@ class DemuxStage:
             size_bytes, mtime_ns = state.size_bytes, state.mtime_ns
             content = content or content_hash(uri)
             info = probe(uri)
-            plan = make_plan(info, self._sampling, self._intake.frames)
-            peak = self._intake.sound_peak(info) if info.audio is not None else None
+            plan = make_plan(info, self._sampling, self._input.frames)
+            peak = self._input.sound_peak(info) if info.audio is not None else None
         except MediaError as error:
             return Looked(
                 size_bytes=size_bytes,
@@ -54,13 +54,13 @@ class DemuxStage:
             content_hash=content,
             info=info,
             plan=plan,
-            form=self._intake.picture_format(info),
+            form=self._input.picture_format(info),
             sound_peak=peak,
         )
 
     def start(self, run: int, info: MediaInfo, plan: Plan, form: PictureFormat, first: int) -> None:
         """Begin to read a file for its snippets from number `first` on."""
-        heard = info if self._intake.hears else dataclasses.replace(info, audio=None)
+        heard = info if self._input.hears else dataclasses.replace(info, audio=None)
         self._runs[run] = demux(heard, plan, form, first=first, reader=self._reader)
 
     def read(self, run: int) -> tuple[ParcelNote, list[Item], Segment | None]:

@@ -9,7 +9,7 @@ from longtake.operators.model.checkpoint import load_model
 from longtake.operators.model.snippet_encoder import SnippetEncoder
 from longtake.pipeline.indexing.messages import LaneWork
 from longtake.pipeline.indexing.stages.lanes import Lane, LaneStage
-from longtake.pipeline.media.model_input import ConfigIntake
+from longtake.pipeline.media.model_input import NativeInput
 from longtake.pipeline.media.snippet import Snippet
 from longtake.pipeline.table.metadata import IndexMetadata
 
@@ -37,7 +37,7 @@ class EncodeStage(LaneStage):
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
         self._encoder = SnippetEncoder(loaded.model, lanes=lanes, device=device, dtype=dtype)
         self._config = loaded.config
-        super().__init__(lanes, ConfigIntake(config=loaded.config), index_uri, metadata)
+        super().__init__(lanes, NativeInput(config=loaded.config), index_uri, metadata)
         self._initial_KD = self._encoder.initial_memory()
         # The combiner's memory of each lane, after its last encoded snippet.
         self._memory_KD = [self._initial_KD] * lanes
@@ -68,7 +68,7 @@ class EncodeStage(LaneStage):
         for number, _, snippet in ready:
             frames[number] = torch.from_numpy(snippet.frames_FHWC)
             frame_mask[number] = torch.from_numpy(snippet.frame_mask_F)
-            mel[number] = torch.from_numpy(snippet.log_mel_AM)
+            mel[number] = torch.from_numpy(snippet.sound_AM)
             mel_mask[number] = torch.from_numpy(snippet.mel_mask_A)
             start_s[number] = snippet.start_ns / 1e9
         tokens, memory = self._encoder.step(frames, frame_mask, mel, mel_mask, start_s, torch.stack(carried))

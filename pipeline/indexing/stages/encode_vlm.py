@@ -14,7 +14,7 @@ import torch
 
 from longtake.operators.vlm.loading import load_vlm
 from longtake.operators.vlm.model import Clip
-from longtake.pipeline.indexing.model import vlm_intake
+from longtake.pipeline.indexing.model import vlm_input
 from longtake.pipeline.indexing.stages.lanes import Lane, LaneStage
 from longtake.pipeline.media.snippet import Snippet
 from longtake.pipeline.table.metadata import IndexMetadata, vlm_path
@@ -38,10 +38,10 @@ class VLMStage(LaneStage):
         self, model: str, lanes: int, device: str, threads: int, index_uri: str, metadata: IndexMetadata
     ) -> None:
         torch.set_num_threads(threads)
-        intake = vlm_intake(metadata, model)
-        if intake.model.fingerprint != metadata.fingerprint:
-            raise RuntimeError(f"{model} is {intake.model.fingerprint} here, not {metadata.fingerprint}")
-        super().__init__(lanes, intake, index_uri, metadata)
+        model_input = vlm_input(metadata, model)
+        if model_input.model.fingerprint != metadata.fingerprint:
+            raise RuntimeError(f"{model} is {model_input.model.fingerprint} here, not {metadata.fingerprint}")
+        super().__init__(lanes, model_input, index_uri, metadata)
         self._alone = device == "cpu"
         self._vlm = load_vlm(vlm_path(model), "float32" if self._alone else "bfloat16", device)
         self._vlm.family.forget_language()
@@ -67,7 +67,7 @@ def clip_of(lane: Lane, snippet: Snippet) -> Clip:
     plan, seen = lane.work.plan, np.flatnonzero(snippet.frame_mask_F)
     first = snippet.index * plan.snippet_frames
     heard = np.flatnonzero(snippet.mel_mask_A)
-    mel_NM = torch.from_numpy(snippet.log_mel_AM[: heard[-1] + 1]) if len(heard) else None
+    mel_NM = torch.from_numpy(snippet.sound_AM[: heard[-1] + 1]) if len(heard) else None
     return Clip(
         frames_FHWC=torch.from_numpy(snippet.frames_FHWC[seen]),
         times_s=tuple(plan.sample_ns(first + int(frame)) / 1e9 for frame in seen),

@@ -15,7 +15,7 @@ import numpy as np
 
 from longtake.pipeline.indexing.messages import Fed, LaneState, LaneWork
 from longtake.pipeline.media.assemble import Assembler
-from longtake.pipeline.media.model_input import Intake
+from longtake.pipeline.media.model_input import ModelInput
 from longtake.pipeline.media.segment import Damage, End, Pictures
 from longtake.pipeline.media.snippet import Snippet
 from longtake.pipeline.table.metadata import IndexMetadata
@@ -49,8 +49,8 @@ class Lane:
 class LaneStage(ABC):
     """One encoder with `lanes` lanes. Deriving classes load the model, and `step` it."""
 
-    def __init__(self, lanes: int, intake: Intake, index_uri: str, metadata: IndexMetadata) -> None:
-        self._intake = intake
+    def __init__(self, lanes: int, model_input: ModelInput, index_uri: str, metadata: IndexMetadata) -> None:
+        self._input = model_input
         self._index_uri, self._metadata = index_uri, metadata
         self.lanes: list[Lane | None] = [None] * lanes
         self._rows: dict[str, list[SnippetRow]] = {}
@@ -68,7 +68,7 @@ class LaneStage(ABC):
         self._after[work.video_id] = work.first - 1
         self.lanes[lane] = Lane(
             work=work,
-            assembler=Assembler(self._intake, work.plan, work.form, has_sound=work.has_sound, first=work.first),
+            assembler=Assembler(self._input, work.plan, work.form, has_sound=work.has_sound, first=work.first),
         )
 
     def feed(self, where: list[tuple[int, int, int]], drain: bool, *parcels: Any) -> Fed:

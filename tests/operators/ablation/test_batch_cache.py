@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from longtake.operators.ablation.batch_cache import Drawn
+from longtake.operators.ablation.batch_cache import BatchCache
 
 
 def test_each_batch_of_a_seed_is_drawn_once_and_in_order() -> None:
@@ -16,7 +16,7 @@ def test_each_batch_of_a_seed_is_drawn_once_and_in_order() -> None:
             drawn.append((seed, step))
             yield seed, step
 
-    batches = Drawn(draw)
+    batches = BatchCache(draw)
     # A run that stops early, one that goes on from there, and a whole one.
     assert list(islice(batches.of(7), 2)) == [(7, 0), (7, 1)]
     assert list(islice(batches.of(7), 3)) == [(7, 0), (7, 1), (7, 2)]

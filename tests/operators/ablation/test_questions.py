@@ -9,12 +9,12 @@ from longtake.operators.ablation.features import delayed
 from longtake.operators.ablation.questions import Batches, needle_set, question_set
 from longtake.operators.ablation.results import majority_rows
 from longtake.operators.synthetic.script import write_script
-from longtake.operators.synthetic.training.shapes_task import BeatPool
+from longtake.operators.synthetic.training.shapes_task import ScriptPool
 from longtake.operators.synthetic.training.task import PoolSpec
 
 
-def pool() -> BeatPool:
-    return BeatPool(PoolSpec(videos=4, beats=64, seed=7))
+def pool() -> ScriptPool:
+    return ScriptPool(PoolSpec(videos=4, beats=64, seed=7))
 
 
 def test_a_batch_is_a_function_of_seed_and_step_and_videos_grow(prepared: CoverageTrack) -> None:

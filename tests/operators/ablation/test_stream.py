@@ -19,7 +19,7 @@ from longtake.operators.ablation.tracking_track import TrackingBudget, TrackingT
 from longtake.operators.model.presets import tiny
 from longtake.operators.synthetic.questions import Question, ask
 from longtake.operators.synthetic.script import BEAT_S, COLOURS, SHAPES, SOUNDS
-from longtake.operators.synthetic.training.shapes_task import BeatPool
+from longtake.operators.synthetic.training.shapes_task import ScriptPool
 from longtake.operators.synthetic.training.task import PoolSpec
 
 CONFIG = stream_config(tiny(), 4, 1, "test")
@@ -166,7 +166,7 @@ def test_a_run_learns_and_scores_every_test(make, variant: str, tmp_path) -> Non
 
 
 def test_what_a_memory_is_told_answers_every_question_that_is_asked() -> None:
-    pool = BeatPool(PoolSpec(videos=4, beats=64, seed=9))
+    pool = ScriptPool(PoolSpec(videos=4, beats=64, seed=9))
     rng = random.Random(0)
     asked = set()
     for script in [pool.script(pool.arrange(rng, 40)) for _ in range(4)]:

@@ -25,7 +25,7 @@ def latents_of(answerer: Answerer, video: Path) -> Tensor:
     memory, tokens = encoder.initial_memory()[None], []
     for item in read_snippets(probe(video), config, Sampling(rate_hz=config.rate_hz, frames=None)):
         assert isinstance(item, Snippet)
-        arrays = (item.frames_FHWC, item.frame_mask_F, item.log_mel_AM, item.mel_mask_A)
+        arrays = (item.frames_FHWC, item.frame_mask_F, item.sound_AM, item.mel_mask_A)
         batch = (torch.from_numpy(array)[None] for array in arrays)
         tokens_LmD, memory = encoder.step(*batch, torch.tensor([item.start_ns / 1e9]), memory)
         tokens.append(tokens_LmD[0])

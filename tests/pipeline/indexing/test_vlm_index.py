@@ -40,7 +40,7 @@ from longtake.pipeline.media.segment import SoundChunk
 from longtake.pipeline.media.snippet import Snippet
 from longtake.pipeline.media.snippets import read_snippets
 from longtake.pipeline.media.sound.whisper_mel import loudest_mel
-from longtake.pipeline.media.vlm_input import VLMIntake
+from longtake.pipeline.media.vlm_input import VLMInput
 from longtake.pipeline.table.metadata import IndexMetadata
 from longtake.pipeline.table.schema import IndexReader
 from longtake.pipeline.table.writer import Committer
@@ -71,8 +71,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     return make
 
 
-def intake_of(model: str) -> VLMIntake:
-    return VLMIntake(model=describe_vlm(model.removeprefix("vlm:")), frames=8, most_tokens=256)
+def input_of(model: str) -> VLMInput:
+    return VLMInput(model=describe_vlm(model.removeprefix("vlm:")), frames=8, most_tokens=256)
 
 
 def expected(
@@ -81,16 +81,16 @@ def expected(
     """A file's snippets in one process. `at_once`: its sound is turned into mel frames as a whole, not in blocks."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    vlm, info, intake = load_vlm(model.removeprefix("vlm:")), probe(path), intake_of(model)
+    vlm, info, model_input = load_vlm(model.removeprefix("vlm:")), probe(path), input_of(model)
     plan = make_plan(info, RATE, 8)
     mel_NM, peak = None, None
     if vlm.front is not None and info.audio is not None:
-        items = demux(info, plan, intake.picture_format(info))
+        items = demux(info, plan, model_input.picture_format(info))
         waves = [item.wave_S for item in items if isinstance(item, SoundChunk)]
         mel_NM, peak = whole_mel(torch.cat([torch.from_numpy(wave) for wave in waves if wave is not None]), vlm.front)
         peak = peak if at_once else loudest_mel(info, vlm.front)
     made = []
-    for item in read_snippets(info, intake, RATE):
+    for item in read_snippets(info, model_input, RATE):
         if not isinstance(item, Snippet):
             continue
         times_s = [plan.sample_ns(8 * item.index + frame) / 1e9 for frame in range(8)]
@@ -99,7 +99,7 @@ def expected(
         last = -(-item.stop_ns * 100 // 1_000_000_000)
         heard_NM = None if mel_NM is None else mel_NM[400 * item.index : last]
         if heard_NM is not None and not at_once:
-            heard_NM = torch.from_numpy(item.log_mel_AM[: len(heard_NM)])
+            heard_NM = torch.from_numpy(item.sound_AM[: len(heard_NM)])
         if heard_NM is not None and not len(heard_NM):
             heard_NM = None
         clip = Clip(
@@ -236,18 +236,18 @@ def test_lanes_that_go_through_the_tower_together_keep_their_tokens(
 ) -> None:
     """As on a GPU: snippets of one shape in one batch, others beside it; here on the CPU, within its rounding."""
     model = models("qwen3_5")
-    intake, files = (
-        intake_of(model),
+    model_input, files = (
+        input_of(model),
         [media / "chaplin.mp4", make_clip(tmp_path / "clip.mp4", 9), media / "chaplin.mp4"],
     )
     metadata = IndexMetadata(
-        model=model, fingerprint=intake.model.fingerprint, tokens=32, width=intake.model.width, rate_hz=2.0,
+        model=model, fingerprint=model_input.model.fingerprint, tokens=32, width=model_input.model.width, rate_hz=2.0,
         token_store="float32", kind="vlm", combiner="drop", snippet_frames=8, most_tokens_a_step=256,
     )  # fmt: skip
     committer = Committer(str(tmp_path / "index"), metadata)
     stage = VLMStage(model, 3, "cpu", 1, committer.uri, metadata)
     stage._alone = False
-    demuxer, decoder = DemuxStage(intake, RATE, "auto"), DecodeStage("auto")
+    demuxer, decoder = DemuxStage(model_input, RATE, "auto"), DecodeStage("auto")
     for lane, path in enumerate(files):
         looked = demuxer.look(str(path), "")
         assert looked.info is not None and looked.plan is not None and looked.form is not None

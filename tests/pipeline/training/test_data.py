@@ -217,7 +217,7 @@ def test_videos_are_stored_as_indexing_reads_them_whatever_happens_to_others(
     assert good.windows == tuple((made.start_ns, made.stop_ns) for made in wanted) and len(wanted) == 3
     clips = store.read(films[0].name, np.arange(3))
     assert np.array_equal(clips.frames_SFHWC.numpy(), np.stack([made.frames_FHWC for made in wanted]))
-    assert np.array_equal(clips.mel_SAM.numpy(), np.stack([made.log_mel_AM for made in wanted]))
+    assert np.array_equal(clips.mel_SAM.numpy(), np.stack([made.sound_AM for made in wanted]))
     assert np.array_equal(clips.mel_mask_SA.numpy(), np.stack([made.mel_mask_A for made in wanted]))
     # Nothing is decoded twice, not even what failed.
     (tmp_path / "good.mp4").unlink()

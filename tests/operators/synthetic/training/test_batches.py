@@ -28,7 +28,7 @@ from longtake.operators.synthetic.training.shapes_task import (
     BUILT_IN_COURSE,
     DESCRIPTION,
     PARTS,
-    BeatPool,
+    ScriptPool,
     beat_of,
     describe,
 )
@@ -51,8 +51,8 @@ SPEC = PoolSpec(videos=5, beats=32, seed=1)
 
 
 @pytest.fixture(scope="module")
-def pool() -> BeatPool:
-    return BeatPool(SPEC)
+def pool() -> ScriptPool:
+    return ScriptPool(SPEC)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_parts_have_as_many_values_as_they_need() -> None:
 # Pools and arrangements
 
 
-def test_a_pools_beats_are_its_videos_beats_in_order(pool: BeatPool) -> None:
+def test_a_pools_beats_are_its_videos_beats_in_order(pool: ScriptPool) -> None:
     scripts = SPEC.scripts(BUILT_IN)
     assert len(pool.beats) == 5 * 32
     assert [describe(script)[beat].tolist() for script in scripts for beat in range(32)] == [
@@ -121,7 +121,7 @@ def test_a_pools_beats_are_its_videos_beats_in_order(pool: BeatPool) -> None:
 
 @settings(max_examples=60)
 @given(st.integers(1, 64), st.integers(0, 2**32))
-def test_an_arrangement_obeys_the_worlds_rules(pool: BeatPool, beats: int, seed: int) -> None:
+def test_an_arrangement_obeys_the_worlds_rules(pool: ScriptPool, beats: int, seed: int) -> None:
     chosen = pool.arrange(random.Random(seed), beats)
     assert len(chosen) == beats
     script = pool.script(chosen)
@@ -134,7 +134,7 @@ def test_an_arrangement_obeys_the_worlds_rules(pool: BeatPool, beats: int, seed:
     assert chosen == pool.arrange(random.Random(seed), beats)
 
 
-def test_splicing_keeps_every_event_at_its_shifted_time(pool: BeatPool) -> None:
+def test_splicing_keeps_every_event_at_its_shifted_time(pool: ScriptPool) -> None:
     chosen = pool.arrange(random.Random(4), 40)
     script = pool.script(chosen)
     assert script.beats == 40
@@ -148,7 +148,7 @@ def test_splicing_keeps_every_event_at_its_shifted_time(pool: BeatPool) -> None:
 
 def test_a_pool_without_every_kind_of_event_is_refused() -> None:
     with pytest.raises(InputError, match="a pool of 3 beats lacks some kinds of event; take more videos"):
-        BeatPool(PoolSpec(videos=1, beats=3, seed=0))
+        ScriptPool(PoolSpec(videos=1, beats=3, seed=0))
 
 
 def test_encoded_beats_are_in_the_pools_order(world_config: ModelConfig) -> None:
@@ -267,7 +267,7 @@ def test_drawn_questions_have_the_asked_number_of_captions(tokenizer: ChatTokeni
         assert not (made.ids_QL == tokenizer.unknown).any()
 
 
-def test_long_batches_grow_and_depend_on_the_step_alone(pool: BeatPool, tokenizer: ChatTokenizer) -> None:
+def test_long_batches_grow_and_depend_on_the_step_alone(pool: ScriptPool, tokenizer: ChatTokenizer) -> None:
     stage = LongStage(videos=2, beats=(4, 40), questions=3, captions=1, spans=0.3)
     data = LongDataset(pool, BUILT_IN_COURSE, tokenizer, stage, 200, seed=5)
     assert len(data) == 200
@@ -284,7 +284,7 @@ def test_long_batches_grow_and_depend_on_the_step_alone(pool: BeatPool, tokenize
     assert other.shape != chosen.shape or not torch.equal(other, chosen)
 
 
-def test_what_is_recalled_of_a_beat_is_how_often_its_sound_was_heard(pool: BeatPool) -> None:
+def test_what_is_recalled_of_a_beat_is_how_often_its_sound_was_heard(pool: ScriptPool) -> None:
     rng = random.Random(3)
     again = 0
     for _ in range(20):
@@ -300,7 +300,7 @@ def test_what_is_recalled_of_a_beat_is_how_often_its_sound_was_heard(pool: BeatP
 
 
 def test_in_a_share_of_the_batches_snippets_stand_at_the_numbers_of_long_videos(
-    pool: BeatPool, tokenizer: ChatTokenizer
+    pool: ScriptPool, tokenizer: ChatTokenizer
 ) -> None:
     stage = LongStage(videos=1, beats=(4, 40), questions=3, captions=0, spans=0.0, spread=0.5, reach=256)
     data = LongDataset(pool, BUILT_IN_COURSE, tokenizer, stage, 200, seed=5)

@@ -21,7 +21,7 @@ from longtake.operators.synthetic.sounds import SAMPLE_RATE_HZ
 from longtake.operators.synthetic.training.augment import BANDS, FRAMES, vary_pictures, vary_sound
 from longtake.operators.synthetic.training.batches import tensorize
 from longtake.operators.synthetic.training.cached_trainer import StoredTrainer
-from longtake.operators.synthetic.training.recorded_task import SPEEDS, RealCourse, RealPool, many_voices
+from longtake.operators.synthetic.training.recorded_task import SPEEDS, RecordedPool, RecordedTask, many_voices
 from longtake.operators.synthetic.training.render import render_clips
 from longtake.operators.synthetic.training.shapes_task import BUILT_IN_COURSE
 from longtake.operators.synthetic.training.snippet_pool import LongDataset, LongStage
@@ -35,20 +35,20 @@ SPEC = PoolSpec(videos=12, beats=64, seed=1)
 
 
 @pytest.fixture(scope="module")
-def course() -> RealCourse:
-    return RealCourse(material())
+def task() -> RecordedTask:
+    return RecordedTask(material())
 
 
 @pytest.fixture(scope="module")
-def pool(course: RealCourse) -> RealPool:
-    return course.pool(SPEC)
+def pool(task: RecordedTask) -> RecordedPool:
+    return task.pool(SPEC)
 
 
-def test_a_description_says_what_is_seen_and_heard_in_a_beat(course: RealCourse) -> None:
+def test_a_description_says_what_is_seen_and_heard_in_a_beat(task: RecordedTask) -> None:
     heard = seen = 0
     for seed in range(30):
         script = script_of(seed, 40)
-        for beat, row in enumerate(course.describe(script).tolist()):
+        for beat, row in enumerate(task.describe(script).tolist()):
             first, second, word, flash, with_word = row
             for half, value in ((0.25, first), (0.75, second)):
                 showing = script.showing_at(beat + half)
@@ -67,12 +67,12 @@ def test_a_description_says_what_is_seen_and_heard_in_a_beat(course: RealCourse)
 OBJECTS_SORTED = sorted(OBJECTS)
 
 
-def test_what_is_recalled_of_a_beat_is_what_came_before_it(course: RealCourse) -> None:
+def test_what_is_recalled_of_a_beat_is_what_came_before_it(task: RecordedTask) -> None:
     said_again = shown_again = 0
     for seed in range(20):
         script = script_of(seed, 40)
         showings, sayings = ([*sorted(some, key=lambda one: one.start_s)] for some in (script.showings, script.sayings))
-        for beat, row in enumerate(course.recall(script).tolist()):
+        for beat, row in enumerate(task.recall(script).tolist()):
             for half, before, times in ((0.25, row[0], row[2]), (0.75, row[1], row[3])):
                 now = script.showing_at(beat + half)
                 earlier = [showing.name for showing in showings if now and showing.start_s < now.start_s]
@@ -84,21 +84,21 @@ def test_what_is_recalled_of_a_beat_is_what_came_before_it(course: RealCourse) -
             assert row[4] == (until.count(here[0].name) if here else 0)
             said_again += row[4] > 1
     assert said_again > 10 and shown_again > 10
-    table = torch.cat([course.recall(script_of(seed, 64)) for seed in range(40)])
-    assert [int(most) < part.values for most, part in zip(table.amax(0), course.recalls, strict=True)] == [True] * 5
+    table = torch.cat([task.recall(script_of(seed, 64)) for seed in range(40)])
+    assert [int(most) < part.values for most, part in zip(table.amax(0), task.recalls, strict=True)] == [True] * 5
 
 
-def test_parts_have_as_many_values_as_they_need(course: RealCourse) -> None:
-    table = torch.cat([course.describe(script_of(seed, 64)) for seed in range(40)])
-    for column, part in enumerate(course.parts):
+def test_parts_have_as_many_values_as_they_need(task: RecordedTask) -> None:
+    table = torch.cat([task.describe(script_of(seed, 64)) for seed in range(40)])
+    for column, part in enumerate(task.parts):
         assert sorted(set(table[:, column].tolist())) == list(range(part.values)), part
 
 
-def test_a_pools_beats_are_its_videos_beats_and_each_is_in_one_run(course: RealCourse, pool: RealPool) -> None:
-    scripts = SPEC.scripts(course.world)
+def test_a_pools_beats_are_its_videos_beats_and_each_is_in_one_run(task: RecordedTask, pool: RecordedPool) -> None:
+    scripts = SPEC.scripts(task.world)
     assert torch.equal(
-        torch.cat([course.describe(script) for script in scripts])[:, :2],
-        torch.cat([course.describe(beat) for beat in pool.beats])[:, :2],
+        torch.cat([task.describe(script) for script in scripts])[:, :2],
+        torch.cat([task.describe(beat) for beat in pool.beats])[:, :2],
     )
     assert [beat for run in pool.runs for beat in run] == list(range(12 * 64))
     grouped = [*(n for runs in pool.said.values() for n in runs), *pool.flashing]
@@ -106,7 +106,7 @@ def test_a_pools_beats_are_its_videos_beats_and_each_is_in_one_run(course: RealC
     assert sorted(grouped) == list(range(len(pool.runs)))
 
 
-def test_an_arrangement_obeys_the_worlds_rules(course: RealCourse, pool: RealPool) -> None:
+def test_an_arrangement_obeys_the_worlds_rules(task: RecordedTask, pool: RecordedPool) -> None:
     rng = random.Random(0)
     absent = flashes = touching = whole_events = 0
     for number in range(60):
@@ -130,12 +130,12 @@ def test_an_arrangement_obeys_the_worlds_rules(course: RealCourse, pool: RealPoo
             assert chosen[first:last] == list(range(chosen[first], chosen[first] + last - first))
             whole_events += last - first > 1
         if number < 10:
-            described = torch.cat([course.describe(pool.beats[beat]) for beat in chosen])
-            assert torch.equal(course.describe(script)[:, [0, 1, 3]], described[:, [0, 1, 3]])
+            described = torch.cat([task.describe(pool.beats[beat]) for beat in chosen])
+            assert torch.equal(task.describe(script)[:, [0, 1, 3]], described[:, [0, 1, 3]])
     assert touching == 0 and flashes > 40 and absent > 20 and whole_events > 50
 
 
-def test_two_runs_of_one_name_that_must_touch_become_one_showing(pool: RealPool) -> None:
+def test_two_runs_of_one_name_that_must_touch_become_one_showing(pool: RecordedPool) -> None:
     run = next(runs[0] for length, runs in pool.other.items() if length == 2)
     beats = list(pool.runs[run])
     script = pool.script([*beats, *beats])
@@ -143,13 +143,15 @@ def test_two_runs_of_one_name_that_must_touch_become_one_showing(pool: RealPool)
     assert len(names) == 1 and script.showings[0].start_s == 0 and script.showings[0].stop_s == 4 * BEAT_S
 
 
-def test_drawn_questions_cut_no_event_and_are_answered_from_the_arrangement(course: RealCourse, pool: RealPool) -> None:
-    tokenizer = ChatTokenizer.from_words(course.world.words(), digits=True)
+def test_drawn_questions_cut_no_event_and_are_answered_from_the_arrangement(
+    task: RecordedTask, pool: RecordedPool
+) -> None:
+    tokenizer = ChatTokenizer.from_words(task.world.words(), digits=True)
     rng = random.Random(1)
     kinds: Counter[str] = Counter()
     for _ in range(60):
         script = pool.script(pool.arrange(rng, 48))
-        drawn = draw_questions(rng, course, script, 12, 2, 0.3)
+        drawn = draw_questions(rng, task, script, 12, 2, 0.3)
         assert len(drawn) == 12 and [q.kind == "caption" for q in drawn[:2]] == [True, True]
         kinds.update(question.kind for question in drawn)
         for question in drawn:
@@ -159,15 +161,15 @@ def test_drawn_questions_cut_no_event_and_are_answered_from_the_arrangement(cour
         made = tensorize(drawn, 48, tokenizer)
         assert not (made.evidence_QT & ~made.span_QT).any()
         assert not (made.ids_QL == tokenizer.unknown).any()
-    assert set(course.shares) < set(kinds)
+    assert set(task.shares) < set(kinds)
 
 
-def test_seconds_are_those_that_snippets_stand_at(pool: RealPool) -> None:
-    course = RealCourse(material())
-    course.shares = {"when": 1}
-    tokenizer = ChatTokenizer.from_words(course.world.words(), digits=True)
+def test_seconds_are_those_that_snippets_stand_at(pool: RecordedPool) -> None:
+    task = RecordedTask(material())
+    task.shares = {"when": 1}
+    tokenizer = ChatTokenizer.from_words(task.world.words(), digits=True)
     stage = LongStage(videos=2, beats=(12, 30), questions=4, captions=0, spans=0.0, spread=0.5, reach=256)
-    data = LongDataset(pool, course, tokenizer, stage, 20, seed=5)
+    data = LongDataset(pool, task, tokenizer, stage, 20, seed=5)
     far = 0
     for step in range(20):
         batch = data[step]
@@ -181,10 +183,10 @@ def test_seconds_are_those_that_snippets_stand_at(pool: RealPool) -> None:
     assert far > 20
 
 
-def test_what_came_after_is_proved_by_the_later_picture(course: RealCourse) -> None:
+def test_what_came_after_is_proved_by_the_later_picture(task: RecordedTask) -> None:
     rng = random.Random(2)
-    tokenizer = ChatTokenizer.from_words(course.world.words(), digits=True)
-    asked = [course.world.ask(rng, script_of(seed, 8), "after") for seed in range(60)]
+    tokenizer = ChatTokenizer.from_words(task.world.words(), digits=True)
+    asked = [task.world.ask(rng, script_of(seed, 8), "after") for seed in range(60)]
     pairs = [question for question in asked if question is not None and len(question.moments) == 2]
     assert len(pairs) > 10
     for question, evidence in zip(pairs, tensorize(pairs, 8, tokenizer).evidence_QT, strict=True):
@@ -192,9 +194,9 @@ def test_what_came_after_is_proved_by_the_later_picture(course: RealCourse) -> N
         assert evidence.nonzero().flatten().tolist() == list(range(int(start), int(stop - 1e-6) + 1))
 
 
-def test_a_pool_without_every_kind_of_event_is_refused(course: RealCourse) -> None:
+def test_a_pool_without_every_kind_of_event_is_refused(task: RecordedTask) -> None:
     with pytest.raises(InputError, match="a pool of 3 beats lacks some kinds of event; take more videos"):
-        course.pool(PoolSpec(videos=1, beats=3, seed=0))
+        task.pool(PoolSpec(videos=1, beats=3, seed=0))
 
 
 def test_every_recording_is_also_heard_faster_and_slower_while_it_fits() -> None:
@@ -235,7 +237,7 @@ def test_a_variation_mirrors_half_of_the_pictures_and_hides_little_sound() -> No
 
 
 def test_two_worlds_take_turns_on_stored_beats_and_a_stopped_run_ends_the_same(
-    world_config: ModelConfig, course: RealCourse, tmp_path: Path
+    world_config: ModelConfig, task: RecordedTask, tmp_path: Path
 ) -> None:
     config = roomy(world_config)
     stage = LongStage(videos=2, beats=(4, 10), questions=4, captions=1, spans=0.3)
@@ -255,10 +257,10 @@ def test_two_worlds_take_turns_on_stored_beats_and_a_stopped_run_ends_the_same(
         turns=(0, 1, 1),
         warmup=2,
     )
-    courses = (BUILT_IN_COURSE, course)
+    tasks = (BUILT_IN_COURSE, task)
 
     def trainer(out: Path) -> StoredTrainer:
-        return StoredTrainer(config, plan, out, courses=courses, workers=0, save_every=100, log_every=1)
+        return StoredTrainer(config, plan, out, tasks=tasks, workers=0, save_every=100, log_every=1)
 
     whole = trainer(tmp_path / "whole")
     whole.run(lambda report: None)
@@ -287,25 +289,25 @@ def test_two_worlds_take_turns_on_stored_beats_and_a_stopped_run_ends_the_same(
     )
     assert ears == [True] * 4 + [False] * 6 and recall == [False] * 4 + [True] * 6 and any(said[4:])
     other = StoredTrainer(
-        config, plan, tmp_path / "part", courses=(BUILT_IN_COURSE, RealCourse(many_voices(material())))
+        config, plan, tmp_path / "part", tasks=(BUILT_IN_COURSE, RecordedTask(many_voices(material())))
     )
     with pytest.raises(InputError, match="holds a run of another plan or config"):
         other.run(lambda report: None)
 
 
-def test_turns_of_courses_that_are_not_there_are_refused(world_config: ModelConfig, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"turns \(0, 1\) of 1 courses"):
+def test_turns_of_tasks_that_are_not_there_are_refused(world_config: ModelConfig, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"turns \(0, 1\) of 1 tasks"):
         Trainer(world_config, Plan(turns=(0, 1)), tmp_path)
 
 
 def test_rendered_beats_of_a_real_world_are_its_pictures_and_sound(
-    world_config: ModelConfig, course: RealCourse
+    world_config: ModelConfig, task: RecordedTask
 ) -> None:
     script = script_of(5, 6)
-    clips = render_clips([script], world_config, None, course.world)
+    clips = render_clips([script], world_config, None, task.world)
     video = world_config.video
     times = [(n + 0.5) / video.frames for n in range(6 * video.frames)]
-    pictures = course.world.pictures(script, times, video.height, video.width)
+    pictures = task.world.pictures(script, times, video.height, video.width)
     assert torch.equal(clips.frames_SFHWC.flatten(0, 1), pictures)
     assert bool(clips.mel_mask_SA.all())
 

@@ -13,7 +13,7 @@ from longtake.pipeline.indexing.messages import LaneWork
 from longtake.pipeline.indexing.stages.decode import DecodeStage
 from longtake.pipeline.indexing.stages.demux import DemuxStage
 from longtake.pipeline.indexing.stages.encode import EncodeStage
-from longtake.pipeline.media.model_input import ConfigIntake
+from longtake.pipeline.media.model_input import NativeInput
 from longtake.pipeline.media.plan import Sampling
 from longtake.pipeline.table.metadata import IndexMetadata
 
@@ -24,7 +24,7 @@ def test_what_follows_a_lost_parcel_is_left_alone(
 ) -> None:
     loaded = load_model(ttm_model)
     config = loaded.config
-    demux = DemuxStage(ConfigIntake(config=config), Sampling(rate_hz=24.0), "auto")
+    demux = DemuxStage(NativeInput(config=config), Sampling(rate_hz=24.0), "auto")
     looked = demux.look(str(make_clip(tmp_path / "clip.mp4", 32)), "")
     assert looked.info is not None and looked.plan is not None and looked.form is not None
     demux.start(0, looked.info, looked.plan, looked.form, 0)

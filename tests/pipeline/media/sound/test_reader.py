@@ -93,7 +93,7 @@ def test_flash_and_beep_are_together(
     for snippet in snippets:
         cell_ns = (snippet.stop_ns - snippet.start_ns) / config.audio.frames
         times_s.append((snippet.start_ns + (np.arange(config.audio.frames) + 0.5) * cell_ns) / SECOND_NS)
-        level = 10 ** (snippet.log_mel_AM.astype(np.float64) * 2.5 - 5)
+        level = 10 ** (snippet.sound_AM.astype(np.float64) * 2.5 - 5)
         power.append(np.where(snippet.mel_mask_A, level.sum(axis=1), 0))
     time_s, energy = np.concatenate(times_s), np.concatenate(power)
     for at in FLASHES_S:
@@ -114,16 +114,16 @@ def test_where_there_is_no_sound_the_mask_says_so(tmp_path: Path, config: ModelC
     assert shares[0] == 0 and shares[2] == 1 and shares[4] == shares[5] == 0
     assert 0.4 < shares[1] < 0.6 and 0.4 < shares[3] < 0.6
     for snippet in snippets:
-        assert not snippet.log_mel_AM[~snippet.mel_mask_A].any()
+        assert not snippet.sound_AM[~snippet.mel_mask_A].any()
         if snippet.mel_mask_A.any():
-            assert snippet.log_mel_AM[snippet.mel_mask_A].std() > 0.05
+            assert snippet.sound_AM[snippet.mel_mask_A].std() > 0.05
 
 
 def test_a_video_without_sound(tmp_path: Path, config: ModelConfig, write_clip: Clip) -> None:
     path = write_clip(tmp_path / "silent.mp4", frames=48)
     snippets = [s for s in read_snippets(probe(path), config, Sampling(rate_hz=8)) if isinstance(s, Snippet)]
     assert len(snippets) == 2
-    assert not any(s.mel_mask_A.any() or s.log_mel_AM.any() for s in snippets)
+    assert not any(s.mel_mask_A.any() or s.sound_AM.any() for s in snippets)
 
 
 def test_a_tone_keeps_its_pitch_and_length_after_resampling(tmp_path: Path, write_clip: Clip) -> None:
