@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,24 +11,13 @@ import lance
 import numpy as np
 import psutil
 import pytest
+from tests.pipeline.indexing.held_job import HeldJob
 
 from longtake.errors import InputError
 from longtake.pipeline.indexing.actors import Session
 from longtake.pipeline.table.schema import IndexReader, table_uri
 
 RATE_HZ = 24.0
-DRIVER = """
-import dataclasses, json, sys
-from longtake.pipeline.indexing.index import IndexOptions, index
-from longtake.pipeline.media.plan import Sampling
-
-options = IndexOptions(
-    into=sys.argv[2], model=sys.argv[3], sampling=Sampling(rate_hz=24.0), commit_s=0.0, decoders=2, budget_bytes=1,
-    ray_address=sys.argv[4],
-)
-summary = index([sys.argv[1]], options)
-print(json.dumps({**dataclasses.asdict(summary), "failures": len(summary.failures)}))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +38,15 @@ def cluster() -> Iterator[Any]:
     cluster.shutdown()
 
 
-def start(clips: list[Path], into: Path, model: str, address: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(clips[0].parent), str(into), model, address],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+def start(clips: list[Path], into: Path, model: str, address: str, hold: int) -> HeldJob:
+    """A job that holds, with all its workers there."""
+    options = {"model": model, "rate_hz": RATE_HZ, "decoders": 2, "ray_address": address}
+    job = HeldJob([clips[0].parent], into, hold=hold, **options)
+    job.wait_held()
+    # A worker that starts more slowly than the others work is still to come: two of each role, spread over both nodes.
+    while len(found := workers()) < 6 or len({process.ppid() for process in found}) < 2:
+        time.sleep(0.02)
+    return job
 
 
 def workers() -> list[psutil.Process]:
@@ -82,14 +69,6 @@ def rows_of(into: Path) -> int:
     return int(lance.dataset(table_uri(str(into), "snippets")).count_rows())
 
 
-def wait_for_rows(into: Path, rows: int, driver: subprocess.Popen[str]) -> None:
-    stop = time.monotonic() + 300
-    while rows_of(into) < rows:
-        assert driver.poll() is None, f"the job ended too early: {driver.communicate()}"
-        assert time.monotonic() < stop, "it did not come to that"
-        time.sleep(0.02)
-
-
 def test_a_job_outlives_a_node_and_dies_with_its_driver(
     tmp_path: Path,
     clips: list[Path],
@@ -102,27 +81,19 @@ def test_a_job_outlives_a_node_and_dies_with_its_driver(
     expected = [expected_tokens(clip, ttm_model, rate_hz=RATE_HZ) for clip in clips]
 
     # The driver dies: its workers go, a stopped one too, and the cluster stays.
-    driver = start(clips, into, ttm_model, cluster.address)
-    wait_for_rows(into, 1, driver)
-    mine = workers()
-    assert len(mine) >= 6, "two encoders, two demuxers, two decoders"
-    assert len({process.ppid() for process in mine}) == 2, "they are spread over both nodes"
-    mine[-1].suspend()
-    driver.kill()
-    driver.wait()
-    _, alive = psutil.wait_procs(mine, timeout=10)
-    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    job = start(clips, into, ttm_model, cluster.address, hold=1)
+    workers()[-1].suspend()
+    job.process.kill()
+    job.process.communicate()
+    while workers():
+        time.sleep(0.02)
     kept = rows_of(into)
     assert kept > 0
 
     # A node dies: the job goes on without it.
-    driver = start(clips, into, ttm_model, cluster.address)
-    wait_for_rows(into, kept + 1, driver)
-    assert len({process.ppid() for process in workers()}) == 2
+    job = start(clips, into, ttm_model, cluster.address, hold=kept + 1)
     cluster.remove_node(node, allow_graceful=False)
-    out, err = driver.communicate(timeout=240)
-    assert driver.returncode == 0, err
-    summary = json.loads(out)
+    summary = job.summary()
     assert (summary["indexed"], summary["failed"]) == (2, 0)
     assert summary["snippets"] == sum(map(len, expected)) - kept
     reader = IndexReader.open(str(into))

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,29 +13,13 @@ import lance
 import numpy as np
 import psutil
 import pytest
+from tests.pipeline.indexing.held_job import HeldJob
+from tests.pipeline.indexing.processes import alive, wait_gone
 
 from longtake.errors import LongTakeError
 from longtake.pipeline.table.schema import IndexReader, table_uri
 
 RATE_HZ = 24.0
-# Everything of a killed job has to be gone by then; workers earlier.
-ALL_GONE_S, WORKERS_GONE_S = 90.0, 10.0
-
-DRIVER = """
-import dataclasses, json, sys
-from longtake.pipeline.indexing.index import IndexOptions, index
-from longtake.pipeline.media.plan import Sampling
-
-paths, into, model = sys.argv[1].split(","), sys.argv[2], sys.argv[3]
-options = IndexOptions(
-    into=into, model=model, sampling=Sampling(rate_hz=24.0), commit_s=0.0, decoders=1, budget_bytes=1, ray_address=None
-)
-try:
-    summary = index(paths, options)
-except KeyboardInterrupt:
-    sys.exit(130)
-print(json.dumps({**dataclasses.asdict(summary), "failures": len(summary.failures)}))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +28,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory, make_clip: Callable[..., Path
     return make_clip(tmp_path_factory.mktemp("clips") / "clip.mp4", 32, seed=7)
 
 
-def start(paths: list[Path], into: Path, model: str) -> subprocess.Popen[str]:
-    """A job in a process (and a process group) of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-c", DRIVER, ",".join(map(str, paths)), str(into), model],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+def start(clip: Path, into: Path, model: str, hold: int = 0) -> HeldJob:
+    return HeldJob([clip], into, hold=hold, model=model, rate_hz=RATE_HZ, decoders=1)
 
 
 def rows_of(into: Path) -> int:
@@ -65,49 +39,16 @@ def rows_of(into: Path) -> int:
     return 0
 
 
-def wait_until(condition: Callable[[], bool], driver: subprocess.Popen[str], timeout_s: float = 300) -> None:
-    stop = time.monotonic() + timeout_s
-    while not condition():
-        assert driver.poll() is None, f"the job ended too early: {driver.communicate()}"
-        assert time.monotonic() < stop, "it did not come to that"
-        time.sleep(0.02)
+def family(job: HeldJob) -> list[psutil.Process]:
+    return psutil.Process(job.process.pid).children(recursive=True)
 
 
-def family(driver: subprocess.Popen[str]) -> list[psutil.Process]:
-    return psutil.Process(driver.pid).children(recursive=True)
-
-
-def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    found = []
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
-
-
-def titled(processes: list[psutil.Process], title: str) -> list[psutil.Process]:
-    found = []
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if any(title in part for part in process.cmdline()[:1]):
-                found.append(process)
-    return found
-
-
-def kill_and_wait(driver: subprocess.Popen[str]) -> None:
-    """SIGKILL, and see to it that nothing of the job is left in time."""
-    processes = family(driver)
-    workers = titled(processes, "ray::")
-    driver.kill()
-    driver.wait()
-    began = time.monotonic()
-    while alive(workers) and time.monotonic() - began < WORKERS_GONE_S:
-        time.sleep(0.05)
-    assert not alive(workers), "workers of a killed job live on"
-    while alive(processes) and time.monotonic() - began < ALL_GONE_S:
-        time.sleep(0.05)
-    assert not alive(processes), "processes of a killed job live on"
+def kill_and_wait(job: HeldJob) -> None:
+    """SIGKILL, and wait until nothing of the job is left."""
+    processes = family(job)
+    job.process.kill()
+    job.process.communicate()
+    wait_gone(processes)
 
 
 def assert_whole(into: Path, expected: dict[int, np.ndarray]) -> None:
@@ -125,35 +66,25 @@ def test_killed_again_and_again_a_job_arrives_at_the_same_rows(
     into = tmp_path / "index"
     expected = expected_tokens(clip, ttm_model, rate_hz=RATE_HZ)
     # While Ray's servers start; with the first rows committed; in the middle, after a resume; with the last rows
-    # committed or about to be, and the video not done.
-    moments = (0, 1, len(expected) // 2, len(expected) - 12)
-    kept, done = 0, False
-    for moment in moments:
-        driver = start([clip], into, ttm_model)
-
-        def reached(driver: subprocess.Popen[str] = driver, moment: int = moment) -> bool:
-            if moment:
-                return rows_of(into) >= moment
-            with contextlib.suppress(psutil.NoSuchProcess):
-                return any("gcs_server" in process.name() for process in family(driver))
-            return False
-
-        wait_until(reached, driver)
-        kill_and_wait(driver)
+    # committed, or nearly, and the video not done.
+    kept = 0
+    for moment in (0, 1, len(expected) // 2, len(expected) - 12):
+        job = start(clip, into, ttm_model, hold=max(1, moment))
+        if moment:
+            job.wait_held()
+        else:
+            while not any("gcs_server" in process.name() for process in alive(family(job))):
+                assert job.process.poll() is None, f"the job ended too early: {job.end()}"
+                time.sleep(0.02)
+        kill_and_wait(job)
         rows = rows_of(into)
-        assert rows >= kept, "committed rows went missing"
+        assert rows >= max(kept, moment), "committed rows went missing"
         kept = rows
         if rows:
             [row] = IndexReader.open(str(into)).videos()
-            # On a busy machine the last kill may come after the end: then nothing is left to do.
-            done = row.status == "done"
-            assert row.status == "indexing" or (done and rows == len(expected) and moment == moments[-1])
-    assert 0 < kept <= len(expected)
-    last = start([clip], into, ttm_model)
-    out, err = last.communicate(timeout=240)
-    assert last.returncode == 0, err
-    summary = json.loads(out)
-    assert (summary["indexed"], summary["skipped"], summary["failed"]) == (int(not done), int(done), 0)
+            assert row.status == "indexing"
+    summary = start(clip, into, ttm_model).summary()
+    assert (summary["indexed"], summary["failed"]) == (1, 0)
     assert summary["snippets"] == len(expected) - kept, "what was committed is not encoded again"
     assert_whole(into, expected)
 
@@ -163,21 +94,17 @@ def test_an_interrupt_commits_what_is_whole(
 ) -> None:
     into = tmp_path / "index"
     expected = expected_tokens(clip, ttm_model, rate_hz=RATE_HZ)
-    driver = start([clip], into, ttm_model)
-    wait_until(lambda: rows_of(into) > 0, driver)
-    processes = family(driver)
+    job = start(clip, into, ttm_model, hold=1)
+    job.wait_held()
+    processes = family(job)
     # As a terminal does it: to the whole group.
-    os.killpg(driver.pid, signal.SIGINT)
-    out, err = driver.communicate(timeout=120)
-    assert driver.returncode == 130, (out, err)
-    assert not alive(processes)
+    os.killpg(job.process.pid, signal.SIGINT)
+    code, out, err = job.end()
+    assert (code, out) == (130, ""), err
+    wait_gone(processes)
     kept = rows_of(into)
     assert 0 < kept < len(expected)
     [row] = IndexReader.open(str(into)).videos()
     assert (row.status, row.snippets) == ("indexing", kept)
-    last = start([clip], into, ttm_model)
-    out, err = last.communicate(timeout=240)
-    assert last.returncode == 0, err
-    assert json.loads(out)["snippets"] == len(expected) - kept
+    assert start(clip, into, ttm_model).summary()["snippets"] == len(expected) - kept
     assert_whole(into, expected)
-    assert err == "", "a job that succeeds says nothing"

@@ -7,21 +7,28 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+from tests.pipeline.indexing.processes import wait_gone
 
 from longtake.errors import IndexLockedError, IndexMismatchError
+from longtake.pipeline.indexing import actors
 from longtake.pipeline.indexing.actors import Session
 from longtake.pipeline.indexing.index import IndexOptions, IndexSummary, Progress, index
 from longtake.pipeline.media.plan import Sampling
 from longtake.pipeline.table.lock import IndexLock
 from longtake.pipeline.table.schema import IndexReader
+from longtake.pipeline.table.writer import Committer, Written
 
 RATE_HZ = 24.0
+# What the stopped decoders cost these tests; far above what a segment takes one that works, on a busy machine too.
+DECODE_DEADLINE_S = 10.0
 Expect = Callable[..., dict[int, np.ndarray]]
 
 
@@ -65,16 +72,28 @@ def assert_tokens(into: Path, clip: Path, expected: dict[int, np.ndarray]) -> No
     assert row.snippets == len(expected)
 
 
-def when_encoded(snippets: int, act: Callable[[], None]) -> Callable[[Progress], None]:
-    """A progress callback that acts once, when so many snippets are encoded."""
-    done = threading.Event()
+def stop_decoders(patch: pytest.MonkeyPatch, chosen: Callable[[int, int], bool]) -> list[psutil.Process]:
+    """Stop decoders just before they are given a segment; the list that comes back fills with them.
 
-    def tell(progress: Progress) -> None:
-        if progress.snippets >= snippets and not done.is_set():
-            done.set()
-            act()
+    Args:
+        chosen: by the segment's number, in the order in which they are decoded, and how often it was given out before.
+    """
+    stopped: list[psutil.Process] = []
+    given: dict[Any, int] = {}
+    call = actors.call
 
-    return tell
+    def stop_and_call(worker: actors.Worker, method: str, *arguments: Any, **settings: Any) -> actors.Call:
+        if method == "decode":
+            segment = arguments[0]
+            before = given.setdefault(segment, 0)
+            given[segment] += 1
+            if chosen(list(given).index(segment), before):
+                stopped.append(psutil.Process(worker.pid))
+                stopped[-1].suspend()
+        return call(worker, method, *arguments, **settings)
+
+    patch.setattr(actors, "call", stop_and_call)
+    return stopped
 
 
 def test_real_files_give_the_tokens_of_a_single_process(
@@ -126,51 +145,31 @@ def test_killed_actors_are_replaced_and_the_video_goes_on(
 
 
 def test_a_decoder_that_hangs_is_killed_at_its_deadline(
-    tmp_path: Path, clips: list[Path], ttm_model: str, expected_tokens: Expect
+    tmp_path: Path, clips: list[Path], ttm_model: str, expected_tokens: Expect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stopped: list[psutil.Process] = []
-
-    def stop_all() -> None:
-        for process in hosts("Decoder"):
-            process.suspend()
-            stopped.append(process)
-
-    summary = index(
-        [str(clips[0])],
-        options(tmp_path, ttm_model, decode_deadline_s=1.5),
-        on_progress=when_encoded(8, stop_all),
-    )
+    # Two at the same time, each with a segment of its own; those that take their places work.
+    stopped = stop_decoders(monkeypatch, lambda number, before: number in (1, 2) and not before)
+    summary = index([str(clips[0])], options(tmp_path, ttm_model, decode_deadline_s=DECODE_DEADLINE_S))
     assert len(stopped) == 2
     assert (summary.indexed, summary.failed) == (1, 0)
     assert_tokens(tmp_path, clips[0], expected_tokens(clips[0], ttm_model, rate_hz=RATE_HZ))
     assert IndexReader.open(str(tmp_path)).failures() == []
-    _, alive = psutil.wait_procs(stopped, timeout=5)
-    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    wait_gone(stopped)
 
 
 def test_a_segment_that_no_decoder_survives_becomes_a_failure(
-    tmp_path: Path, make_clip: Callable[..., Path], ttm_model: str, expected_tokens: Expect
+    tmp_path: Path,
+    make_clip: Callable[..., Path],
+    ttm_model: str,
+    expected_tokens: Expect,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    clip = make_clip(tmp_path / "large.mp4", 13, width=1280, height=720, seed=5)
-    stopped: set[int] = set()
-    over = threading.Event()
-
-    def stop_two() -> None:
-        # The decoder, and the one that takes its place: a segment is tried once more, and given up.
-        while len(stopped) < 2 and not over.is_set():
-            for process in hosts("Decoder"):
-                # Not while it starts: a stage that cannot be made is another matter.
-                working = process.cmdline()[:1] == ["ray::Decoder.call"]
-                if working and process.pid not in stopped and len(stopped) < 2:
-                    stopped.add(process.pid)
-                    process.suspend()
-            time.sleep(0.01)
-
-    thread = threading.Thread(target=stop_two)
-    thread.start()
-    summary = index([str(clip)], options(tmp_path / "index", ttm_model, decoders=1, decode_deadline_s=3.0))
-    over.set()
-    thread.join()
+    clip = make_clip(tmp_path / "clip.mp4", 13, seed=5)
+    # The decoder, and the one that takes its place: a segment is tried once more, and given up.
+    stopped = stop_decoders(monkeypatch, lambda number, before: number == 1)
+    made = options(tmp_path / "index", ttm_model, decoders=1, decode_deadline_s=DECODE_DEADLINE_S)
+    summary = index([str(clip)], made)
+    assert len(stopped) == 2
     assert (summary.indexed, summary.failed) == (1, 0)
     reader = IndexReader.open(str(tmp_path / "index"))
     [row] = reader.videos()
@@ -185,32 +184,46 @@ def test_a_segment_that_no_decoder_survives_becomes_a_failure(
 
 
 def test_readers_see_whole_versions_of_a_video_under_way(
-    tmp_path: Path, clips: list[Path], ttm_model: str, expected_tokens: Expect
+    tmp_path: Path, clips: list[Path], ttm_model: str, expected_tokens: Expect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = np.stack(list(expected_tokens(clips[0], ttm_model, rate_hz=RATE_HZ).values()))
     seen: list[tuple[str, int]] = []
-    over = threading.Event()
+    there, over = threading.Event(), threading.Event()
+    commit = Committer.commit_snippets
+    committed: list[int] = []
 
     def look() -> None:
-        while not over.is_set():
-            if not (tmp_path / "snippets.lance").exists():
-                continue
+        there.wait()
+        last = False
+        while not last:
+            # One look more after the end.
+            last = over.is_set()
             reader = IndexReader.open(str(tmp_path))
             for row in reader.videos():
                 tokens, _, stop_ns, _ = reader.tokens(row.video_id)
-                seen.append((row.status, len(stop_ns)))
                 assert np.array_equal(tokens, expected[: len(tokens)])
                 assert row.snippets == len(tokens)
+                seen.append((row.status, len(stop_ns)))
 
-    thread = threading.Thread(target=look)
-    thread.start()
-    # A budget of one byte: the lane's oldest parcel is admitted all the same, and nothing else, so commits are many.
-    index([str(clips[0])], options(tmp_path, ttm_model, commit_s=0.0, budget_bytes=1))
-    time.sleep(0.5)
-    over.set()
-    thread.join()
-    under_way = {count for status, count in seen if status == "indexing" and count}
-    assert len(under_way) >= 2 and max(under_way) <= len(expected)
+    def commit_and_be_seen(self: Committer, batches: Sequence[Written]) -> None:
+        there.set()
+        commit(self, batches)
+        committed.append(sum(span.rows for span in self.spans.values()))
+        while not looking.done() and ("indexing", committed[-1]) not in seen:
+            time.sleep(0.001)
+
+    monkeypatch.setattr(Committer, "commit_snippets", commit_and_be_seen)
+    with ThreadPoolExecutor() as pool:
+        looking = pool.submit(look)
+        try:
+            # A budget of one byte: the lane's oldest parcel is admitted all the same, and nothing else, so commits are
+            # many.
+            index([str(clips[0])], options(tmp_path, ttm_model, commit_s=0.0, budget_bytes=1))
+        finally:
+            there.set()
+            over.set()
+        looking.result()
+    assert len(set(committed)) >= 2 and committed[-1] == len(expected)
     assert seen[-1] == ("done", len(expected))
 
 

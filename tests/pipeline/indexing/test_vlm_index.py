@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +11,8 @@ import pytest
 import torch
 
 pytest.importorskip("transformers", minversion="5.18")
+
+from tests.pipeline.indexing.held_job import HeldJob
 
 from longtake.errors import CheckpointError, IndexMismatchError, InputError, LongTakeError
 from longtake.jobs import cluster
@@ -45,7 +41,6 @@ from longtake.pipeline.table.metadata import IndexMetadata
 from longtake.pipeline.table.schema import IndexReader
 from longtake.pipeline.table.writer import Committer
 
-# Real jobs: on a machine that is busy with other things they take minutes.
 RATE = Sampling(rate_hz=2.0)
 
 
@@ -199,29 +194,15 @@ def test_another_model_or_other_settings_are_refused(tmp_path: Path, media: Path
         Compression(combiner="none", tokens=12)
 
 
-DRIVER = """
-import sys
-from longtake.pipeline.indexing.index import IndexOptions, index
-options = IndexOptions(
-    into=sys.argv[2], model=sys.argv[3], token_store="float32", commit_s=0.0, decoders=1, budget_bytes=1
-)
-index([sys.argv[1]], options)
-"""
-
-
 def test_a_killed_job_goes_on_to_the_same_tokens(
     tmp_path: Path, make_clip: Callable[..., Path], models: Callable[..., str]
 ) -> None:
     """With sound, whose loudest value is found anew, and whose mel frames are computed from another place on."""
     clip, model, into = make_clip(tmp_path / "clip.mp4", 41, seed=9), models("qwen2_5_omni"), str(tmp_path / "index")
-    job = subprocess.Popen([sys.executable, "-c", DRIVER, str(clip), into, model], start_new_session=True)
-    stop, kept = time.monotonic() + 300, 0
-    while not kept and time.monotonic() < stop and job.poll() is None:
-        time.sleep(0.02)
-        with contextlib.suppress(LongTakeError, ValueError, OSError):
-            kept = sum(row.snippets for row in IndexReader.open(into).videos())
-    os.kill(job.pid, signal.SIGKILL)
-    job.wait()
+    job = HeldJob([clip], Path(into), hold=1, model=model, token_store="float32", decoders=1)
+    job.wait_held()
+    job.process.kill()
+    job.process.communicate()
     [row] = IndexReader.open(into).videos()
     assert row.status == "indexing" and 0 < row.snippets < 11
     summary = index([str(clip)], IndexOptions(into=into, model=model))
