@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from longtake.errors import LongTakeError
-from longtake.jobs.bench import ask, index, memory
-from longtake.jobs.bench.process_tree import ProcessLook, descendants, measure, parse_stat
+from longtake.jobs.bench import ask, index, memory, process_tree
+from longtake.jobs.bench.process_tree import ProcessLook, descendants, measure, parse_stat, pss_bytes
 from longtake.jobs.bench.record import write_record
 from longtake.operators.model.answering import Answer
 from longtake.pipeline.answering.question import VideoAnswer
@@ -39,10 +39,29 @@ def test_cpu_seconds_of_processes_that_outlive_their_parents_count(sigchld: str)
     assert usage.most_processes >= 1
 
 
-def test_a_childs_memory_counts() -> None:
-    program = "import os, time\nheld = os.urandom(1)*(96 << 20)\ntime.sleep(1.2)\n"
+def test_a_childs_memory_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held, weighed = tmp_path / "held", tmp_path / "weighed"
+    program = f"""
+import os, time
+held = os.urandom(1) * (96 << 20)
+open({str(held)!r}, "w").close()
+while not os.path.exists({str(weighed)!r}):
+    time.sleep(0.01)
+"""
     nested = f"import subprocess, sys; subprocess.run([sys.executable, '-S', '-c', {program!r}])"
-    usage = measure([sys.executable, "-S", "-c", nested], memory_s=0.2)
+    heavy: list[int] = []
+
+    def weigh(pid: int) -> int:
+        """As ever; and the program ends when both processes have been weighed, twice, since it holds its memory."""
+        if held.exists():
+            heavy.append(pid)
+        size_bytes = pss_bytes(pid)
+        if len(heavy) >= 4:
+            weighed.touch()
+        return size_bytes
+
+    monkeypatch.setattr(process_tree, "pss_bytes", weigh)
+    usage = measure([sys.executable, "-S", "-c", nested], look_s=0.02, memory_s=0.02)
     assert 96 << 20 <= usage.peak_pss_bytes < 200 << 20
     assert usage.most_processes == 2
 

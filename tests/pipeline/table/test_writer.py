@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import lance
@@ -176,11 +177,14 @@ def test_merging_fragments_changes_no_row(tmp_path: Path) -> None:
 def test_readers_see_whole_commits_while_a_writer_works(tmp_path: Path) -> None:
     committer = Committer(str(tmp_path), METADATA)
     committer.put_videos([VideoRow(uri="/a.mp4", video_id="a")])
-    stop = threading.Event()
+    over = threading.Event()
     seen: list[int] = []
 
     def read() -> None:
-        while not stop.is_set():
+        last_look = False
+        while not last_look:
+            # One look more after the end.
+            last_look = over.is_set()
             reader = IndexReader.open(str(tmp_path))
             numbers = reader.numbers("a")
             assert numbers.tolist() == list(range(len(numbers)))
@@ -190,27 +194,31 @@ def test_readers_see_whole_commits_while_a_writer_works(tmp_path: Path) -> None:
             assert row.snippets <= len(numbers) == last + 1
             seen.append(len(numbers))
 
-    thread = threading.Thread(target=read)
-    thread.start()
-    for batch in range(30):
-        commit(committer, rows("a", batch * 7, batch * 7 + 7))
-        committer.put_videos([VideoRow(uri="/a.mp4", video_id="a", snippets=batch * 7 + 7, status="partial")])
-    stop.set()
-    thread.join()
-    assert seen and all(count % 7 == 0 for count in seen), seen
+    with ThreadPoolExecutor() as pool:
+        reading = pool.submit(read)
+        try:
+            for batch in range(30):
+                commit(committer, rows("a", batch * 7, batch * 7 + 7))
+                committer.put_videos([VideoRow(uri="/a.mp4", video_id="a", snippets=batch * 7 + 7, status="partial")])
+        finally:
+            over.set()
+        reading.result()
+    assert seen[-1] == 210 and all(count % 7 == 0 for count in seen), seen
 
 
 def test_one_writer_and_its_lock_dies_with_it(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from longtake.pipeline.table.lock import IndexLock\n"
-        "lock = IndexLock(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+        "import sys; from pathlib import Path; from longtake.pipeline.table.lock import IndexLock\n"
+        "lock = IndexLock(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
     )
-    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
     with pytest.raises(IndexLockedError, match=f"another process is writing to this index .process {holder.pid} on"):
         IndexLock(tmp_path)
     holder.kill()
-    holder.wait()
+    holder.communicate()
     with IndexLock(tmp_path), pytest.raises(IndexLockedError):
         IndexLock(tmp_path)
     IndexLock(tmp_path).release()
