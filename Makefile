@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.longtake-installed
 
-.PHONY: help demo test check format clean
+.PHONY: help demo test check docs format clean
 
 help:
 	@echo "make demo [VIDEO=file.mp4]  index a few made videos (and yours), ask a dozen questions, write demo-out/demo.html"
 	@echo "make test                   the whole test suite"
 	@echo "make check                  format, lint, types, import contract"
+	@echo "make docs                   the pages of docs/ with the generated reference, into site/"
 	@echo "make format                 rewrite the code in the project's format"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -30,9 +31,13 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_import_contract.py
 
+# A dead link or a page that is nowhere in the menu ends it.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) demo-out site .mypy_cache .ruff_cache .pytest_cache .hypothesis
