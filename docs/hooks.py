@@ -33,28 +33,25 @@ OUTSIDE = (
     "benchmarks/results/*.png",
 )
 INDEX = "longtake.pipeline.answering.index"
-ASKING = "longtake.pipeline.answering.question"
+QUESTION = "longtake.pipeline.answering.question"
 MOMENTS = "longtake.pipeline.answering.moments"
-TABLES = "longtake.pipeline.table.schema"
+SCHEMA = "longtake.pipeline.table.schema"
 ERRORS = "longtake.errors"
 # The public face, in the order of the page: a module, a name of it, and how the page calls it.
 PUBLIC = (
     ("longtake", "open_index", "longtake.open_index"),
     (INDEX, "Index", "Index"),
-    (ASKING, "VideoAnswer", "VideoAnswer"),
+    (QUESTION, "VideoAnswer", "VideoAnswer"),
     (MOMENTS, "Moment", "Moment"),
-    (ASKING, "StreamedAnswer", "StreamedAnswer"),
-    (TABLES, "VideoRow", "VideoRow"),
+    (QUESTION, "StreamedAnswer", "StreamedAnswer"),
+    (SCHEMA, "VideoRow", "VideoRow"),
 )
 SECTIONS = ("Args", "Returns", "Raises", "Yields")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the README as index.md, and the files of `OUTSIDE`."""
-    readme = (ROOT / "README.md").read_text()
-    # Its links are relative to the repository's root: pages of docs/ lie beside it here.
-    readme = re.sub(r"\]\(docs/", "](", readme)
-    files.append(File.generated(config, "index.md", content=readme))
+    files.append(File.generated(config, "index.md", content=(ROOT / "README.md").read_text()))
     for pattern in OUTSIDE:
         found = sorted(ROOT.glob(pattern))
         if not found:
@@ -68,7 +65,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Point links out of docs/ at the files' places in the site, and fill in what is generated."""
     if "/" not in page.file.src_uri:
-        markdown = re.sub(r"\]\(\.\./", "](", markdown)
+        # In the repository, docs/ lies between a page and such files; in the site nothing does.
+        markdown = re.sub(r"\]\((?:\.\./|docs/)", "](", markdown)
     if page.file.src_uri == "commands.md":
         markdown += "\n" + "\n".join(commands())
     if page.file.src_uri == "python.md":

@@ -32,7 +32,7 @@ SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 
 
 # The folders whose tests start Ray, decoders and processes of their own: one after another, in one process.
-OF_PROCESSES = ("docs", "jobs", "pipeline")
+OF_PROCESSES = ("benchmarks", "docs", "jobs", "pipeline")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
