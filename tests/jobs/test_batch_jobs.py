@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -31,10 +32,16 @@ AUTH = {"RAY_AUTH_MODE": "disabled"}
 ENV = {**os.environ, **AUTH, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
+def free_ports(count: int) -> list[int]:
+    """Below those that the kernel gives out by itself: nobody else is given one before it is used."""
+    with contextlib.ExitStack() as held:
+        found: list[int] = []
+        while len(found) < count:
+            listening = held.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                listening.bind(("127.0.0.1", random.SystemRandom().randrange(20_000, 32_000)))
+                found.append(int(listening.getsockname()[1]))
+        return found
 
 
 def longtake(*words: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -70,7 +77,7 @@ def start_ray(options: list[str], said: Path, **env: str) -> subprocess.Popen[by
 def head() -> Iterator[Head]:
     # A socket's path has 107 characters at most, and pytest's folders are too deep for that.
     folder = Path(tempfile.mkdtemp(prefix="lt"))
-    port, dashboard, client, agent = (free_port() for _ in range(4))
+    port, dashboard, client, agent = free_ports(4)
     places = [f"--port={port}", f"--dashboard-port={dashboard}", f"--temp-dir={folder}"]
     ports = [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
     said = folder / "head.txt"
@@ -118,7 +125,8 @@ def actors(node: subprocess.Popen[bytes]) -> list[str]:
 def second_node(head: Head) -> Iterator[subprocess.Popen[bytes]]:
     """One more raylet that has joined the cluster."""
     said = head.folder / "node.txt"
-    process = start_ray([f"--address={head.joins}"], said)
+    [agent] = free_ports(1)
+    process = start_ray([f"--address={head.joins}", f"--dashboard-agent-listen-port={agent}"], said)
     while "This node has joined" not in said.read_text() and "Ray runtime started" not in said.read_text():
         assert process.poll() is None, f"the node did not start: {said.read_text()}"
         time.sleep(0.3)
@@ -225,7 +233,7 @@ def test_an_unknown_job_is_bad_input(address: str) -> None:
 
 
 def test_no_cluster_is_bad_input() -> None:
-    place = f"http://127.0.0.1:{free_port()}"
+    place = f"http://127.0.0.1:{free_ports(1)[0]}"
     done = longtake("jobs", "--address", place, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"longtake: error: {place}: no Ray job server answers there")
