@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -40,11 +41,28 @@ case "$*" in
 esac
 """
 
+# A `timeout -k 10 SECONDS COMMAND ...` whose time is up once the command has come as far as it should: as the real one
+# does, it ends the command with all that it started, and its exit code is 124.
+TIMEOUT = """#!/usr/bin/env bash
+shift 3
+setsid "$@" <&0 &
+while kill -0 $! 2>/dev/null; do
+    if [[ -e FOLDER/far-enough ]]; then
+        kill -TERM -- -$!
+        wait $!
+        exit 124
+    fi
+    sleep 0.05
+done
+wait $!
+"""
+CUT_OFF = "touch FOLDER/far-enough; sleep infinity"
 
-def run(folder: Path, *options: str, seconds: int = 120, **env: str) -> subprocess.CompletedProcess[str]:
+
+def run(folder: Path, *options: str, **env: str) -> subprocess.CompletedProcess[str]:
     given = {**os.environ, "OUT": str(folder / "out"), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", **env}
     command = [str(SCRIPT), *options]
-    return subprocess.run(command, env=given, capture_output=True, text=True, timeout=seconds, cwd=folder)
+    return subprocess.run(command, env=given, capture_output=True, text=True, cwd=folder)
 
 
 class StandIn:
@@ -52,15 +70,23 @@ class StandIn:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.out = folder, folder / "out"
-        self.python = folder / "python"
-        text = STAND_IN.replace("FOLDER", shlex.quote(str(folder))).replace("PYTHON", shlex.quote(sys.executable))
-        self.python.write_text(text)
-        self.python.chmod(0o755)
+        self.python, self.bin = folder / "python", folder / "bin"
+        self.bin.mkdir()
+        for path, text in ((self.python, STAND_IN), (self.bin / "timeout", TIMEOUT)):
+            path.write_text(self._filled(text).replace("PYTHON", shlex.quote(sys.executable)))
+            path.chmod(0o755)
+
+    def _filled(self, text: str) -> str:
+        return text.replace("FOLDER", shlex.quote(str(self.folder)))
 
     def run(self, act: str, *options: str) -> tuple[int, str]:
-        (self.folder / "act.sh").write_text(act)
+        (self.folder / "act.sh").write_text(self._filled(act))
         (self.folder / "calls").write_text("")
-        done = run(self.folder, *options, PYTHON=str(self.python))
+        (self.folder / "far-enough").unlink(missing_ok=True)
+        # Far more time than the script will take, on a busy machine too.
+        options = ("--seconds", "100000", *options)
+        path = f"{self.bin}{os.pathsep}{os.environ['PATH']}"
+        done = run(self.folder, *options, PYTHON=str(self.python), PATH=path)
         return done.returncode, done.stdout + done.stderr
 
     @property
@@ -109,11 +135,11 @@ def test_a_part_is_rehearsed_on_a_bare_machine_and_not_run_again(tmp_path: Path)
 
 
 def test_a_part_that_is_cut_off_keeps_what_it_had(stand_in: StandIn) -> None:
-    code, said = stand_in.run(model(3, complete=False) + "sleep 30", "--only", "model", "--seconds", "3")
+    code, said = stand_in.run(model(3, complete=False) + CUT_OFF, "--only", "model")
     assert code == 3 and "model    not complete: run it again, exit 124" in said
     assert "bench model --preset base" in stand_in.calls[0]
     # The next run does not come as far.
-    code, _ = stand_in.run(model(1, complete=False) + "sleep 30", "--only", "model", "--seconds", "3")
+    code, _ = stand_in.run(model(1, complete=False) + CUT_OFF, "--only", "model")
     assert code == 3 and len(stand_in.read("model.json")["rows"]) == 3
     # Of one that is killed from outside, with all that it does.
     code, _ = stand_in.run("read -r _ _ _ script _ </proc/$PPID/stat; kill -KILL $script; exit 1", "--only", "model")
@@ -129,8 +155,10 @@ def test_a_part_that_is_cut_off_keeps_what_it_had(stand_in: StandIn) -> None:
 
 
 def test_test_files_that_were_run_are_not_run_again(stand_in: StandIn) -> None:
-    slow = 'case $last in *token_codec*) sleep 30 ;; esac; echo "2 passed, 1 skipped in 0.1s"'
-    code, said = stand_in.run(slow, "--only", "tests", "--seconds", "12")
+    # One file takes too long: when the others are done, the time is up.
+    others = 'while (($(wc -l <"$OUT/tests.jsonl") < $(wc -l <"$WORK/wanted") - 1)); do sleep 0.05; done'
+    slow = f'case $last in *token_codec*) {others}; {CUT_OFF} ;; esac; echo "2 passed, 1 skipped in 0.1s"'
+    code, said = stand_in.run(slow, "--only", "tests")
     assert code == 3, said
     part = stand_in.read("summary.json")["parts"]["tests"]
     assert part["files_left"] == ["tests/kernels/test_token_codec.py"] and part["exit"] == 124
@@ -139,7 +167,8 @@ def test_test_files_that_were_run_are_not_run_again(stand_in: StandIn) -> None:
     assert kernels < ran and all(path.startswith("tests/operators/") for path in ran - kernels)
     code, said = stand_in.run('echo "FAILED a::b - c"; echo "1 failed, 2 passed in 0.1s"; (exit 1)', "--only", "tests")
     assert code == 1 and [call.split()[-1] for call in stand_in.calls] == ["tests/kernels/test_token_codec.py"]
-    assert f"tests    FAILED, complete, exit 1, 0 s, {2 * len(ran)} passed, 1 failed, {len(ran) - 1} skipped" in said
+    counts = f"{2 * len(ran)} passed, 1 failed, {len(ran) - 1} skipped"
+    assert re.search(rf"tests    FAILED, complete, exit 1, \d+ s, {counts}", said)
     lines = [json.loads(line) for line in (stand_in.out / "tests.jsonl").read_text().splitlines()]
     assert len(lines) == len(ran) and lines[-1]["failures"] == ["a::b - c"] and lines[-1]["gpu"] == "GPU 1"
 
