@@ -1,1 +1,1 @@
-"""Training on the made world: batches rendered straight to tensors, staged from snippets to long videos."""
+"""Training on rows about one's own videos, and what every run has: stages, losses, state that is saved and resumed."""

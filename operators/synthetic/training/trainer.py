@@ -302,7 +302,8 @@ class Trainer(TrainingRun):
 
     def _identity(self) -> dict[str, Any]:
         identity: dict[str, Any] = {"plan": repr(self.plan), "config": self.config.fingerprint()}
-        identity["tasks"] = [task.key for task in self.tasks]
+        # The name under which runs have it on disk: with another, a run that was begun before would not go on.
+        identity["courses"] = [task.key for task in self.tasks]
         identity["encoders"] = self.encoders_from
         if self.towers is not None:
             named = (self.towers.video, self.towers.audio)

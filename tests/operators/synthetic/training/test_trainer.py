@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 import os
 import pickle
 import signal
@@ -169,6 +170,12 @@ def test_tokens_that_other_encoders_left_are_not_used(whole: Path, world_config:
     save_file({name: value * 2 for name, value in left.items()}, tmp_path / "pool-built-in.safetensors")
     trainer(world_config, tmp_path).run(quiet)
     same_end(tmp_path, whole)
+
+
+def test_a_run_is_kept_on_disk_under_the_names_that_it_always_had(whole: Path) -> None:
+    # With other names, a run that an earlier version began would be refused as another run's.
+    state = json.loads((whole / "state.json").read_text())
+    assert set(state) == {"tensors", "plan", "config", "courses", "encoders", "stage", "step", "seconds"}
 
 
 def test_another_plan_or_config_is_refused(whole: Path, world_config: ModelConfig, small_config: Configs) -> None:
